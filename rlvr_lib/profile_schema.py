@@ -1,0 +1,203 @@
+"""Sections of a profile: every setting with its type, its range and the place it comes from.
+
+Sources named in the descriptions: "spec 0.3" and "spec A.n" stand for the paper and its released scripts as worked
+through in docs/decisions.md; "our choice" has no counterpart there. A new modality adds its classes here (or in a file
+of its own beside this one) and one field in :class:`rlvr_lib.profile.Profile`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Start = Literal["released", "scratch"]
+
+
+class Section(BaseModel):
+    """Immutable, strict about types, no unknown keys. Validators name the offending key first: ``"steps: ..."``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _divides(section: Section, whole: str, part: str) -> None:
+    """Raise unless the setting ``part`` divides the setting ``whole``."""
+    if getattr(section, whole) % getattr(section, part):
+        raise ValueError(
+            f"{whole}: {getattr(section, whole)} is not a multiple of {part} ({getattr(section, part)}); change either"
+        )
+
+
+class TextGameData(Section):
+    source: Literal["embedded", "bytesized32"] = Field(
+        description="Our own games, or the public ByteSized32-State-Prediction files (spec A.1)."
+    )
+    layouts_train: Count = Field(description="Random layouts crawled per embedded game for training. Our choice.")
+    layouts_validation: Count = Field(description="The same for validation. Our choice.")
+    layouts_test: Count = Field(description="The same for the test sets. Our choice.")
+    test_cases: Count = Field(description="Test transitions evaluated; spec A.2: 2 954.")
+    held_out_cases: Whole = Field(
+        description="Test transitions from games never seen in training (embedded games only). Our choice."
+    )
+    changed_share: Share = Field(
+        description="Share of changed transitions among the test cases drawn; spec A.2: 1 210 of 2 954."
+    )
+    train_transitions: Count = Field(description="Training pool, at most; spec A.2: 150 672.")
+    validation_transitions: Whole = Field(
+        description="Transitions kept for validation loss and curves; the paper has no such split (spec 0.3)."
+    )
+    sft_samples: Count = Field(description="Answers wanted from the teacher; paper, section 4: 4 237 (spec A.10).")
+    root: str = Field(
+        description="Folder of the public files; empty: the folder bytesized32 in RLVR_SHARED_DATA. Our choice."
+    )
+
+
+class TextGameTokenizer(Section):
+    vocabulary: Annotated[int, Field(ge=300)] = Field(
+        description="Size of our BPE vocabulary (tiny_qwen2), or the base model's own (hub). Our choice."
+    )
+
+
+class TextGameModel(Section):
+    kind: Literal["tiny_qwen2", "hub"] = Field(
+        description="A small Qwen2-architecture model of our own, or a model from the hub (spec 0.3)."
+    )
+    name: str = Field(description="Hub id, for kind hub; spec 0.3: deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B (and 7B).")
+    hidden: Count = Field(description="Width. For kind hub this and the next four record the model's own config.")
+    layers: Count = Field(description="Transformer layers.")
+    heads: Count = Field(description="Attention heads.")
+    kv_heads: Count = Field(description="Key/value heads (grouped queries).")
+    intermediate: Count = Field(description="Width of the feed-forward layer.")
+    dtype: Literal["float32", "bfloat16"] = Field(description="Type of the weights in training; scripts: bfloat16.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _divides(self, "hidden", "heads")
+        _divides(self, "heads", "kv_heads")
+        if (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden: {self.hidden}/{self.heads} heads is odd; rotary positions need an even width")
+        if self.kind == "hub" and not self.name:
+            raise ValueError("name: kind hub needs the id of a model on the hub")
+        return self
+
+
+class TextGamePretrain(Section):
+    start: Start = Field(description="Base weights: released (data/weights, or the hub's) or trained from scratch.")
+    steps: Whole = Field(description="Likelihood updates from scratch; the paper starts from the hub. Our choice.")
+    batch: Count = Field(description="Transitions per update. Our choice.")
+    learning_rate: Positive = Field(description="Peak rate. Our choice.")
+    warmup: Whole = Field(description="Warm-up updates. Our choice.")
+    weight_decay: NotNegative = Field(description="AdamW weight decay. Our choice.")
+    live_steps: Whole = Field(description="Updates shown live when starting from released weights. Our choice.")
+
+
+class TextGameSFT(Section):
+    start: Start = Field(description="released: load our SFT weights and train live_steps live; scratch: train it all.")
+    epochs_planned: Count = Field(description="Epochs the schedule is laid out for; scripts: 15 (spec 0.3).")
+    epochs_used: Count = Field(description="Epoch whose checkpoint goes on; paper: 10 (spec 0.3).")
+    batch: Count = Field(description="Samples per update; scripts: 16 (spec 0.3).")
+    learning_rate: Positive = Field(description="Peak rate; paper: 1e-5 (spec 0.3).")
+    betas: tuple[Beta, Beta] = Field(description="AdamW betas; config default: 0.9, 0.95 (spec 0.3).")
+    weight_decay: NotNegative = Field(description="AdamW weight decay; config default: 0.01 (spec 0.3).")
+    warmup_ratio: Share = Field(description="Share of planned updates for warm-up, then cosine to 0; 0.1 (spec 0.3).")
+    grad_clip: Positive = Field(description="Gradient norm limit; config default: 1.0 (spec 0.3).")
+    lora_rank: Count = Field(description="LoRA rank on all linear layers; scripts: 32 (spec 0.3).")
+    lora_alpha: Count = Field(description="LoRA alpha; scripts: 16 (spec 0.3).")
+    max_length: Count = Field(description="Longest sample in tokens, longer is an error; scripts: 11 384 (spec 0.3).")
+    samples: Count = Field(description="Teacher answers trained on, at most; paper: 4 237 (spec A.10).")
+    live_steps: Whole = Field(description="Updates shown live when starting from released weights. Our choice.")
+    patience: Whole = Field(
+        description="Epochs without a better validation loss before stopping; 0: never. Our choice."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.epochs_used > self.epochs_planned:
+            raise ValueError(f"epochs_used: {self.epochs_used} is more than epochs_planned ({self.epochs_planned})")
+        return self
+
+
+class TextGameRLVR(Section):
+    steps: Count = Field(description="Rollout batches; the paper's curves show about 350 (spec 0.3).")
+    prompts_per_step: Count = Field(description="Prompts per rollout batch; paper: 128 (spec 0.3).")
+    prompts_per_update: Count = Field(description="Prompts per optimiser update; scripts: 64 (spec 0.3).")
+    group_size: Annotated[int, Field(ge=2)] = Field(description="Responses per prompt, G; paper: 5 (spec 0.3).")
+    learning_rate: Positive = Field(description="Constant, no warm-up; paper: 1e-6 (spec 0.3).")
+    betas: tuple[Beta, Beta] = Field(description="AdamW betas; code default: 0.9, 0.999 (spec 0.3).")
+    weight_decay: NotNegative = Field(description="AdamW weight decay; code default: 0.01 (spec 0.3).")
+    grad_clip: Positive = Field(description="Gradient norm limit; code default: 1.0 (spec 0.3).")
+    kl_coefficient: NotNegative = Field(description="Weight of the KL in the loss; paper: 0.001 (spec 0.2).")
+    clip: Positive = Field(description="Range of the token ratio around 1; config default: 0.2 (spec 0.2).")
+    entropy_coefficient: NotNegative = Field(description="Entropy bonus; config default: 0.001 (spec 0.2).")
+    temperature: Positive = Field(description="Of the rollouts; config default: 1.0 (spec 0.3).")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of the rollouts; config default: 1.0 (spec 0.3).")
+    max_prompt: Count = Field(description="Longest prompt in tokens; scripts: 7 192 (spec 0.3).")
+    max_response: Count = Field(description="Longest response in tokens; scripts: 4 096 (spec 0.3).")
+    unchanged_ratio_binary: NotNegative = Field(
+        description="Unchanged slots per changed item, binary reward; paper: 100:40, 7 278 slots (spec A.11)."
+    )
+    unchanged_ratio_task_specific: NotNegative = Field(
+        description="The same for the task-specific reward; scripts: 1 000 slots beside 18 196 items (spec A.11)."
+    )
+    evaluate_every: Count = Field(description="Steps between greedy evaluations; scripts: 20 (spec 0.3).")
+    evaluate_cases: Count = Field(description="Cases of such an evaluation; paper: the whole test set, 2 954.")
+    save_every: Count = Field(description="Steps between checkpoints. Our choice.")
+    shared_prompt: bool = Field(
+        description="Run a prompt once for all responses of its group that are computed together. Exact. Our choice."
+    )
+    sequences_per_micro_batch: Count = Field(
+        description="Sequences whose tokens are averaged together; scripts: 2 per GPU (spec 0.2)."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _divides(self, "prompts_per_step", "prompts_per_update")
+        if self.prompts_per_update * self.group_size % self.sequences_per_micro_batch:
+            raise ValueError(
+                f"sequences_per_micro_batch: {self.sequences_per_micro_batch} does not divide prompts_per_update x "
+                f"group_size ({self.prompts_per_update} x {self.group_size})"
+            )
+        return self
+
+
+class TextGameEvaluation(Section):
+    temperature: NotNegative = Field(description="Of Table 1; paper, Table 5: 1.0 (spec A.12); 0 is greedy.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of Table 1; paper, Table 5: 1.0 (spec A.12).")
+    batch: Count = Field(description="Prompts answered together. Our choice.")
+    max_response: Count = Field(description="Longest answer in tokens; scripts: 4 096 (spec 0.3).")
+    bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="Resamples behind an interval. Our choice.")
+
+
+class TextGameTeacher(Section):
+    kind: Literal["engine", "endpoint"] = Field(
+        description="The game engine explains its own rules, or a chat model behind an endpoint does (spec A.10)."
+    )
+    base_url: str = Field(description="OpenAI-compatible endpoint; paper: DeepSeek's (spec A.10).")
+    model: str = Field(description="Model name there; paper: DeepSeek-R1, the reasoner (spec A.10).")
+    concurrency: Count = Field(description="Requests in flight. Our choice.")
+    budget_usd: NotNegative = Field(description="Stop asking beyond this cost; paper: 40 (spec A.10).")
+    max_tokens: Count = Field(description="Longest accepted answer in tokens; scripts: 4 000 (spec A.10).")
+    keep_unchanged_ratio: Share = Field(
+        description="Chance to keep a right answer on an unchanged item; script: 1 in 101 (spec A.10)."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.kind == "endpoint" and not (self.base_url and self.model):
+            raise ValueError(f"{'model' if self.base_url else 'base_url'}: kind endpoint needs base_url and model")
+        return self
+
+
+class TextGame(Section):
+    data: TextGameData = Field(description="Transitions: where from, how many (spec A.1, A.2).")
+    tokenizer: TextGameTokenizer = Field(description="Text tokens.")
+    model: TextGameModel = Field(description="The language model (spec 0.3).")
+    pretrain: TextGamePretrain = Field(description="Likelihood training of the base row. Our choice.")
+    sft: TextGameSFT = Field(description="Supervised fine-tuning on teacher answers (spec 0.3, A.10).")
+    rlvr: TextGameRLVR = Field(description="GRPO with verifiable rewards (spec 0.2, 0.3, A.9, A.11).")
+    evaluation: TextGameEvaluation = Field(description="Table 1 (spec A.12).")
+    teacher: TextGameTeacher = Field(description="Where the SFT answers come from (spec A.10).")
