@@ -1,0 +1,352 @@
+"""Sampling G responses per prompt with one prefill per prompt (design.md 6, spec/environment.md 4c).
+
+Each prompt runs through the model once; its keys and values are kept once per group and read by all G samples together
+(one matrix product per group). Every sample keeps only its own suffix in preallocated buffers. Rows that have ended
+leave the batch, so that a few long stragglers do not cost full batches. Only last-position logits are computed.
+
+The model is a stock transformers causal LM: all of this enters through the attention interface (shared_prompt.py), so
+there is no cache object and no second model class. The paper samples with vLLM; with a fixed set of random numbers per
+row, results here depend neither on the batch size nor on when rows leave the batch (up to floating-point round-off).
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlvr_lib.training.shared_prompt import ATTENTION, base_model, no_mask
+
+_DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
+_FIRST_CAPACITY = 64  # suffix tokens buffered at first; doubled when full
+
+
+@dataclass
+class SampleResult:
+    """Responses of B prompts with G samples each, prompt-major.
+
+    Attributes:
+        completions: B*G lists of token ids, the end token included where it was produced.
+        ended: B*G booleans, whether the response ended by itself.
+        seconds: wall seconds of "prefill" and "decode".
+        prefill_tokens: prompt tokens that went through the model (padding not counted).
+        decode_steps: forward passes of the decoding loop.
+    """
+
+    completions: list[list[int]]
+    ended: list[bool]
+    seconds: dict[str, float] = field(default_factory=dict)
+    prefill_tokens: int = 0
+    decode_steps: int = 0
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    group_size: int,
+    max_new_tokens: int,
+    eos_id: int | Sequence[int] | None,
+    pad_id: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+    max_rows: int = 512,
+    prefill_tokens: int | None = None,
+) -> SampleResult:
+    """Sample `group_size` responses to each prompt.
+
+    Args:
+        model: a transformers causal LM with plain rotary attention (Llama, Qwen2, ...), PEFT-wrapped or not.
+        prompts: B lists of token ids, of any lengths of at least 1.
+        max_new_tokens: longest response, at least 1.
+        eos_id: the end token, several of them, or None (every response has the full length).
+        temperature: above 0; logits are divided by it. `top_p` in (0, 1]: nucleus sampling. `greedy` ignores both.
+        generator: source of the random numbers; drawn once, (B*G, max_new_tokens) of them, on its own device.
+        max_rows: samples decoded at a time; prompts of similar length share a batch.
+        prefill_tokens: tokens of one prefill pass; by default 4096 on a CPU (cache), 65536 elsewhere.
+
+    Raises:
+        ValueError: empty prompt, or a setting outside its range.
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ValueError("sampling needs at least one prompt, and no prompt may be empty")
+    if group_size < 1 or max_new_tokens < 1 or temperature <= 0 or not 0 < top_p <= 1:
+        raise ValueError("group_size and max_new_tokens must be at least 1, temperature above 0, top_p in (0, 1]")
+    device = next(model.parameters()).device
+    ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+    chooser = _Chooser(ends, pad_id, temperature, top_p, greedy, device)
+    uniforms = None
+    if not greedy:
+        source = generator.device if generator is not None else "cpu"
+        uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source).to(device)
+    result = SampleResult([[]] * len(prompts) * group_size, [False] * len(prompts) * group_size)
+    result.seconds = {"prefill": 0.0, "decode": 0.0}
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    size = max(1, max_rows // group_size)
+    prefill_tokens = prefill_tokens or (4096 if device.type == "cpu" else 65536)
+    with _sampling_mode(model):
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            batch = _Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
+            numbers = None if uniforms is None else uniforms[chosen].flatten(0, 1)
+            _decode(batch, chooser, numbers, max_new_tokens, result, chosen)
+    return result
+
+
+@contextmanager
+def _sampling_mode(model: nn.Module):
+    """Evaluation mode and the shared-prompt attention function, both put back afterwards."""
+    inner, training = base_model(model), model.training
+    before = inner.config._attn_implementation
+    if before != ATTENTION:
+        inner.set_attn_implementation(ATTENTION)
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+        if before != ATTENTION:
+            inner.set_attn_implementation(before)
+
+
+class _Chooser:
+    """Picks next tokens from logits (rows, V)."""
+
+    def __init__(self, ends: list[int], pad_id: int, temperature: float, top_p: float, greedy: bool, device):
+        self.ends, self.pad_id, self.greedy = torch.tensor(ends, dtype=torch.long, device=device), pad_id, greedy
+        self.temperature, self.top_p = temperature, top_p
+
+    def __call__(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
+        if self.greedy:
+            return logits.argmax(-1)
+        logits = logits.float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+        if self.top_p < 1:
+            weights = _nucleus(weights, self.top_p)
+        # Inverse distribution function: the first token whose cumulative weight exceeds u times the total.
+        cumulative = weights.cumsum(-1)
+        threshold = uniform[:, None].clamp(max=1 - 1e-6) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
+
+    def is_end(self, tokens: Tensor) -> Tensor:
+        return torch.isin(tokens, self.ends) if len(self.ends) != 1 else tokens == self.ends
+
+
+def _nucleus(weights: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of tokens that holds at least `top_p` of each row's weight."""
+    ordered, index = weights.sort(-1, descending=True)
+    before = ordered.cumsum(-1) - ordered
+    kept = before < top_p * weights.sum(-1, keepdim=True)
+    return torch.zeros_like(weights).scatter_(1, index, ordered * kept)
+
+
+class _Layer:
+    """Keys and values of one attention layer; each (sequences * kv_heads, tokens, width)."""
+
+    __slots__ = ("prefix_key", "prefix_value", "suffix_key", "suffix_value")
+
+
+class _Prefill:
+    """Attention while prompts are read: causal, and every layer's keys and values are put away."""
+
+    def __init__(self, batch: "_Batch", first: int, count: int, length: int):
+        self.batch, self.first, self.count, self.length = batch, first, count, length
+
+    def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        self.batch.store_prefix(module.layer_idx, self.first, key, value)
+        # Prompts are padded on the right: no real token sees padding under the causal rule.
+        gqa = query.shape[1] != key.shape[1]
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=gqa)
+        return out.transpose(1, 2)
+
+
+class _Batch:
+    """The state of one decoding batch: prompts' keys and values once per group, suffixes per living row."""
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], group_size: int, prefill_tokens: int):
+        self.model, self.device = model, next(model.parameters()).device
+        self.prompts, self.width = len(prompts), max(map(len, prompts))
+        self.mask_dummy = no_mask(self.device)
+        self.layers: dict[int, _Layer] = {}
+        self.step, self.capacity = 0, _FIRST_CAPACITY
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        self.tokens = int(self.lengths.sum())
+        started = time.perf_counter()
+        logits = self._prefill(prompts, prefill_tokens)
+        self.seconds = time.perf_counter() - started
+        self.logits = logits.repeat_interleave(group_size, 0)
+        self.prompt_of_row = torch.arange(self.prompts, device=self.device).repeat_interleave(group_size)
+        self.positions = self.lengths[self.prompt_of_row, None]  # (rows, 1) position of the next token
+        self._arrange()
+
+    def _prefill(self, prompts: list[Sequence[int]], budget: int) -> Tensor:
+        """Next-token logits (B, V). Prompts come sorted by length; a pass takes as many as `budget` tokens allow."""
+        logits, first = [], 0
+        while first < len(prompts):
+            count = 1
+            while first + count < len(prompts) and (count + 1) * len(prompts[first + count]) <= budget:
+                count += 1
+            length = len(prompts[first + count - 1])
+            ids = torch.zeros(count, length, dtype=torch.long)
+            for row, prompt in enumerate(prompts[first : first + count]):
+                ids[row, : len(prompt)] = torch.as_tensor(prompt)
+            last = self.lengths[first : first + count, None] - 1
+            positions = torch.arange(length, device=self.device)[None]
+            logits.append(
+                self._forward(ids.to(self.device), positions, last, _Prefill(self, first, count, length))[:, 0]
+            )
+            first += count
+        return torch.cat(logits)
+
+    def _forward(self, ids: Tensor, positions: Tensor, keep: Tensor | int, hook) -> Tensor:
+        return self.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self.mask_dummy,
+            use_cache=False,
+            logits_to_keep=keep,
+            shared_prompt=hook,
+        ).logits
+
+    def store_prefix(self, index: int, first: int, key: Tensor, value: Tensor) -> None:
+        """Put away keys and values (n, kv_heads, tokens, width) of prompts first..first+n."""
+        count, self.kv_heads, length, width = key.shape
+        if index not in self.layers:
+            layer = self.layers[index] = _Layer()
+            shape = (self.prompts, self.kv_heads, self.width, width)
+            layer.prefix_key, layer.prefix_value = key.new_zeros(shape), value.new_zeros(shape)
+        layer = self.layers[index]
+        layer.prefix_key[first : first + count, :, :length] = key
+        layer.prefix_value[first : first + count, :, :length] = value
+
+    def _arrange(self) -> None:
+        """Recompute what follows from `prompt_of_row` and `lengths`: slots per prompt and the padding mask."""
+        sizes = self.prompt_of_row.bincount(minlength=self.prompts)
+        self.group = int(sizes.max())
+        self.rows = len(self.prompt_of_row)
+        self.slots = None
+        if self.rows != self.prompts * self.group:
+            rank = torch.arange(self.rows, device=self.device) - (sizes.cumsum(0) - sizes)[self.prompt_of_row]
+            self.slots = self.prompt_of_row * self.group + rank
+        padding = torch.arange(self.width, device=self.device) >= self.lengths[:, None]
+        self.padding = padding[:, None, None] if bool(padding.any()) else None  # (prompts, 1, 1, width)
+
+    def _to_groups(self, x: Tensor) -> Tensor:
+        """(rows * kv_heads, repeats, width) -> (prompts * kv_heads, group * repeats, width)."""
+        _, repeats, width = x.shape
+        x = x.view(self.rows, self.kv_heads * repeats * width)
+        if self.slots is not None:
+            x = x.new_zeros(self.prompts * self.group, x.shape[1]).index_copy_(0, self.slots, x)
+        x = x.view(self.prompts, self.group, self.kv_heads, repeats, width).transpose(1, 2)
+        return x.reshape(self.prompts * self.kv_heads, self.group * repeats, width)
+
+    def _to_rows(self, x: Tensor, repeats: int) -> Tensor:
+        """The inverse of `_to_groups`."""
+        width = x.shape[2]
+        x = x.view(self.prompts, self.kv_heads, self.group, repeats, width).transpose(1, 2)
+        x = x.reshape(self.prompts * self.group, self.kv_heads * repeats * width)
+        if self.slots is not None:
+            x = x.index_select(0, self.slots)
+        return x.view(self.rows * self.kv_heads, repeats, width)
+
+    def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """One new token per row: (rows, heads, 1, width) attends to its prompt and its own suffix."""
+        layer, end = self.layers[module.layer_idx], self.step + 1
+        rows, heads, _, width = query.shape
+        repeats = heads // self.kv_heads
+        layer.suffix_key[:, self.step] = key.reshape(-1, width)
+        layer.suffix_value[:, self.step] = value.reshape(-1, width)
+        query = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, repeats, width)
+        shared = torch.bmm(self._to_groups(query), layer.prefix_key.flatten(0, 1).transpose(1, 2))
+        if self.padding is not None:
+            view = shared.view(self.prompts, self.kv_heads, -1, self.width)
+            view.masked_fill_(self.padding, float("-inf"))
+        own = torch.bmm(query, layer.suffix_key[:, :end].transpose(1, 2))
+        scores = torch.cat([self._to_rows(shared, repeats), own], -1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        out = torch.bmm(weights[:, :, self.width :], layer.suffix_value[:, :end])
+        seen = torch.bmm(self._to_groups(weights[:, :, : self.width].contiguous()), layer.prefix_value.flatten(0, 1))
+        return (out + self._to_rows(seen, repeats)).view(rows, 1, heads, width)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Feed one token per row, (rows,), and leave the next logits in `logits`."""
+        if self.step == 0:
+            for layer in self.layers.values():
+                shape = (self.rows * self.kv_heads, self.capacity, layer.prefix_key.shape[-1])
+                layer.suffix_key, layer.suffix_value = (
+                    layer.prefix_key.new_zeros(shape),
+                    layer.prefix_value.new_zeros(shape),
+                )
+        if self.step == self.capacity:
+            self.capacity *= 2
+            for layer in self.layers.values():
+                for name in ("suffix_key", "suffix_value"):
+                    old = getattr(layer, name)
+                    setattr(layer, name, torch.cat([old, torch.zeros_like(old)], 1))
+        self.logits = self._forward(tokens[:, None], self.positions, 0, self)[:, 0]
+        self.positions = self.positions + 1
+        self.step += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these (sorted indices), and prompts without rows."""
+        kept, self.prompt_of_row = self.prompt_of_row[rows].unique_consecutive(return_inverse=True)
+        fewer = len(kept) < self.prompts
+        for layer in self.layers.values():
+            for name in ("suffix_key", "suffix_value") if self.step else ():
+                old = getattr(layer, name)
+                new = old.view(self.rows, self.kv_heads, *old.shape[1:]).index_select(0, rows)
+                setattr(layer, name, new.flatten(0, 1))
+            if fewer:
+                layer.prefix_key = layer.prefix_key.index_select(0, kept)
+                layer.prefix_value = layer.prefix_value.index_select(0, kept)
+        self.lengths, self.prompts = self.lengths[kept], len(kept)
+        self.positions, self.logits = self.positions[rows], self.logits[rows]
+        self._arrange()
+
+
+def _decode(batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen) -> None:
+    """Run one batch to its end and write its responses into `result`."""
+    started = time.perf_counter()
+    rows, group = batch.rows, batch.group
+    device = batch.device
+    tokens = torch.full((max_new_tokens, rows), chooser.pad_id, dtype=torch.long, device=device)
+    lengths = torch.full((rows,), max_new_tokens, device=device)
+    alive = torch.arange(rows, device=device)  # original numbers of the rows in the batch
+    done = torch.zeros(rows, dtype=torch.bool, device=device)
+    look = 1 if device.type == "cpu" else 8  # asking a GPU how many rows are done stalls it
+    for step in range(max_new_tokens):
+        following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step])
+        tokens[step, alive] = following
+        ends = chooser.is_end(following) & ~done
+        done = done | ends
+        lengths[alive] = torch.where(ends, step + 1, lengths[alive])
+        if step + 1 == max_new_tokens:
+            break
+        if step % look == 0:
+            dead = int(done.sum())
+            if dead == len(done):
+                break
+            if dead >= max(1, _DEAD_SHARE * len(done)):
+                living = (~done).nonzero()[:, 0]
+                batch.keep(living)
+                following, alive, done = following[living], alive[living], done[living]
+        batch.advance(following)
+    ended = torch.ones(rows, dtype=torch.bool, device=device)
+    ended[alive] = done
+    columns = tokens.T.tolist()
+    for row, (length, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True)):
+        place = chosen[row // group] * group + row % group
+        result.completions[place], result.ended[place] = columns[row][:length], end
+    result.seconds["prefill"] += batch.seconds
+    result.seconds["decode"] += time.perf_counter() - started
+    result.prefill_tokens += batch.tokens
+    result.decode_steps += batch.step
