@@ -1,0 +1,180 @@
+"""The report of a run: one page with a verdict per claim, every table and figure beside the paper's numbers.
+
+``build_report`` works from whatever exists under ``runs/<profile>`` and names what is missing, so it can be called
+after every stage; ``export_reference`` copies a report and its per-case scores to ``reports/reference``.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
+from rlvr_lib.provenance import provenance
+from rlvr_lib.report import figures
+from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
+from rlvr_lib.report.formats import Table, write_table
+from rlvr_lib.report.html import render_html, render_markdown
+from rlvr_lib.report.scores import LABELS, load_scores
+from rlvr_lib.report.stages import StageRecord, edited_outputs, find_fact, metrics_logs, provenance_text, stage_records
+from rlvr_lib.report.tables import per_game, table1
+
+if TYPE_CHECKING:
+    from rlvr_lib.profile import Profile
+
+EVALUATION = "text_game_evaluation"
+SMOKE_WARNING = "This is a smoke run: it only shows that every step works. Its numbers mean nothing."
+
+
+@dataclass
+class Report:
+    """Everything the page shows; ``figures`` are (file, caption), ``notebooks`` file names beside the page."""
+
+    profile: str
+    seed: int
+    warnings: list[str] = field(default_factory=list)
+    weights: str = ""
+    remaining: list[str] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[tuple[Path, str]] = field(default_factory=list)
+    stages: list[StageRecord] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    substitutions: list[str] = field(default_factory=list)
+    notebooks: list[str] = field(default_factory=list)
+    provenance: str = ""
+
+
+def report_folder(profile: "Profile") -> Path:
+    """reports/<profile>."""
+    return Path(profile.reports_dir) / profile.name
+
+
+def runs_folder(profile: "Profile") -> Path:
+    """runs/<profile>."""
+    return Path(profile.runs_dir) / profile.name
+
+
+def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
+    """Write report.html, report.md, claims.csv, tables/ and figures/ of a profile; returns the HTML file's path.
+
+    ``remaining`` are lines about what is still to come ("12_text_game_rlvr, about 4 min"). Missing parts are named in
+    the page and never an error; a disk that cannot be written is a UserError.
+    """
+    runs, folder = runs_folder(profile), report_folder(profile)
+    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stage_records(runs))
+    report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
+    report.weights = weights_text(report.stages)
+    report.substitutions = list(dict.fromkeys(text for stage in report.stages for text in stage.substitutions))
+    report.missing = [stage.problem for stage in report.stages if stage.problem]
+    report.tables = _tables(report, runs)
+    report.claims = _without_verdicts(evaluate_claims(runs, profile.seed), profile.name)
+    report.figures = _figures(report, runs, folder / "figures")
+    report.notebooks = sorted(path.name for path in folder.glob("notebooks/*.html"))
+    report.provenance = provenance_text(provenance(threads=getattr(profile, "threads", None)))
+    return _write(report, folder)
+
+
+def _write(report: Report, folder: Path) -> Path:
+    for table in report.tables:
+        write_table(table, folder / "tables")
+    write_claims(report.claims, folder / "claims.csv")
+    atomic_write_text(folder / "report.md", render_markdown(report))
+    atomic_write_text(folder / "report.html", render_html(report))
+    return folder / "report.html"
+
+
+def _without_verdicts(claims: list[Claim], profile: str) -> list[Claim]:
+    """A smoke run shows its numbers but judges nothing."""
+    if profile != "smoke":
+        return claims
+    return [
+        replace(one, verdict=NOT_RUN, why="smoke run", parts=[replace(part, verdict=NOT_RUN) for part in one.parts])
+        if one.parts
+        else one
+        for one in claims
+    ]
+
+
+def weights_text(stages: list[StageRecord]) -> str:
+    """Which way the run went: from released weights, or everything trained from scratch."""
+    start = find_fact(stages, "start")
+    texts = {
+        "released": "starts from the project's released weights (SFT and RLVR as the stages below say)",
+        "scratch": "everything trained from scratch, no released weights",
+    }
+    return texts.get(str(start), str(start) if start else "not recorded yet")
+
+
+def _tables(report: Report, runs: Path) -> list[Table]:
+    """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
+    scores, left_out = load_scores(runs / EVALUATION)
+    if not scores:
+        report.missing.append("Table 1: no model has been evaluated yet")
+        report.missing += [f"{LABELS[m]}: {why}" for m, why in left_out.items() if "does not exist" not in why]
+        return []
+    stage = next((stage for stage in report.stages if stage.name == EVALUATION), None)
+    report.missing += ["The evaluation has not finished"] if stage is None else edited_outputs(runs, stage)
+    caption = table_caption(report, stage or StageRecord(EVALUATION))
+    return [table1(scores, report.seed, left_out, caption), per_game(scores, report.seed, caption)]
+
+
+def table_caption(report: Report, stage: StageRecord) -> str:
+    """Provenance of the scores: profile, seed, sampling, then commit, date, hardware and versions of the evaluation."""
+    found = find_fact([stage], "temperature", "sampling_temperature")
+    sampling = "as stated in the row's name, else not recorded" if found is None else found
+    seed = report.seed if stage.seed is None else stage.seed
+    source = find_fact([stage], "source")
+    words = [
+        *report.warnings,
+        f"Profile {report.profile}, seed {seed}{f', data: {source}' if source else ''}.",
+        f"Sampling temperature {sampling} unless a row says otherwise.",
+        "Brackets: 95 % percentile bootstrap over cases, training seeds not included.",
+        provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",
+    ]
+    return " ".join(words)
+
+
+def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]:
+    drawn = []
+    logs = metrics_logs(runs, "text_game")
+    rlvr = {label: records for label, records in logs.items() if any("reward" in record for record in records)}
+    if rlvr:
+        figures.text_game_curves(rlvr, folder / "text_game_curves")
+        drawn.append(
+            (folder / "text_game_curves.png", "Text games: reward, accuracy, KL, entropy, length during RLVR.")
+        )
+    else:
+        report.missing.append("Text-game training curves: no RLVR run has logged anything yet")
+    if report.tables:
+        figures.accuracy_bars(report.tables[0].data, path=folder / "table1_bars")
+        drawn.append((folder / "table1_bars.png", "Table 1 as bars; hollow diamonds are the paper's numbers."))
+    for label, records in logs.items():
+        if label not in rlvr and any("loss" in record for record in records):
+            name = f"text_game_{label.lower().replace(' ', '_')}_loss"
+            figures.likelihood_curve(records, folder / name, f"Text games, {label}: likelihood training")
+            drawn.append((folder / f"{name}.png", f"Text games, {label}: training and validation loss."))
+    return drawn
+
+
+def export_reference(profile: "Profile") -> Path:
+    """Copy a finished report (pages, claims, tables, PNG figures) and its per-case scores to reports/reference.
+
+    Replaces what a former export left there. UserError when there is no report, or it is a smoke run.
+    """
+    source, runs = report_folder(profile), runs_folder(profile)
+    target = Path(profile.reports_dir) / "reference"
+    if not (source / "report.html").exists():
+        raise UserError(f"{source}/report.html does not exist; run rlvr reproduce --profile {profile.name} first")
+    if profile.name == "smoke":
+        raise UserError("a smoke run's numbers mean nothing; export another profile's report")
+    for name in ("tables", "figures", "scores"):
+        shutil.rmtree(target / name, ignore_errors=True)
+    chosen = [source / name for name in ("report.html", "report.md", "claims.csv")]
+    chosen += [*sorted(source.glob("tables/*")), *sorted(source.glob("figures/*.png"))]
+    for path in chosen:
+        atomic_write_bytes(target / path.relative_to(source), path.read_bytes())
+    for path in sorted(runs.glob("*_evaluation/*.csv")):
+        atomic_write_bytes(target / "scores" / path.parent.name / path.name, path.read_bytes())
+    return target

@@ -1,0 +1,212 @@
+"""Figures: training curves (the paper's text-game curves), Table 1 as bars with intervals, likelihood curves.
+
+Drawn on plain ``Figure`` objects, so that no window system or notebook state is needed; in a notebook a figure as the
+last value of a cell is shown. The paper's curves have no intervals and no KL, entropy or length panels; ours do.
+Colours: Okabe and Ito's set, distinguishable with colour-blind eyes; train and held-out differ by line style as well.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rlvr_lib.artifacts import atomic_write_bytes
+from rlvr_lib.report.scores import MODELS
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # yellow is too light for lines on white
+
+# key in a metrics record, panel title, unit of the axis, factor; the second key is drawn as held-out
+PANELS = (
+    ("reward", None, "reward (of each run's own kind)", 1.0),
+    ("accuracy_unchanged", "validation_accuracy_unchanged", "accuracy, unchanged (%)", 100.0),
+    ("accuracy_changed", "validation_accuracy_changed", "accuracy, changed (%)", 100.0),
+    ("kl", None, "KL to the reference (nats per token)", 1.0),
+    ("entropy", None, "entropy (nats per token)", 1.0),
+    ("length", None, "response length (tokens)", 1.0),
+)
+
+
+def style() -> None:
+    """Set matplotlib's defaults: readable in print at 7 inches, thin frames, the colours above. Needs no display."""
+    matplotlib.rcParams.update(
+        {
+            "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5,
+            "xtick.labelsize": 8, "ytick.labelsize": 8, "figure.dpi": 110, "savefig.dpi": 200,
+            "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
+            "grid.color": "#DDDDDD", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8,
+            "legend.frameon": False, "axes.prop_cycle": cycler(color=LINES), "pdf.fonttype": 42,
+        }
+    )  # fmt: skip
+    _show_figures_in_notebooks()
+
+
+def _show_figures_in_notebooks() -> None:
+    """Make a Figure the printable last value of a cell; pyplot would do it, but keeps every figure alive."""
+    try:
+        from IPython import get_ipython
+        from IPython.core.pylabtools import select_figure_formats
+    except ImportError:
+        return
+    if (shell := get_ipython()) is not None:
+        select_figure_formats(shell, {"png"})
+
+
+def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """Write ``<folder>/<name>.png`` (200 dpi) and ``.pdf``; equal figures give equal bytes (no dates inside)."""
+    paths = []
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    for suffix, facts in metadata.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=200, metadata=facts)
+        paths.append(atomic_write_bytes(Path(folder) / f"{name}.{suffix}", buffer.getvalue()))
+    return paths
+
+
+def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of the records that hold a finite number under ``key``, in step order."""
+    points = {}
+    for record in records:
+        step, value = record.get("step"), record.get(key)
+        if isinstance(step, int | float) and isinstance(value, int | float) and np.isfinite(value):
+            points[float(step)] = float(value)
+    steps = sorted(points)
+    return np.array(steps), np.array([points[step] for step in steps])
+
+
+def smooth(values: np.ndarray, width: int | None = None) -> np.ndarray:
+    """Centred running mean over ``width`` values (a tenth of them, 1 to 25); at the ends over what is there."""
+    width = min(width or int(np.clip(len(values) // 10, 1, 25)), len(values))
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def text_game_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str | None = None) -> Figure:
+    """Reward, accuracy, KL, entropy and length against RLVR steps, one colour per run.
+
+    ``metrics`` maps a run's label to its records {step, reward, accuracy_unchanged, validation_accuracy_unchanged,
+    ...}; absent keys are not drawn. Light: raw training values; bold: running mean; dots on dashes: held-out cases.
+    Saved as .png and .pdf when ``path`` (a name without suffix) is given.
+    """
+    style()
+    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    panels = figure.subplots(2, 3).ravel()
+    for axes, (key, held_out, title, factor) in zip(panels, PANELS, strict=True):
+        for colour, records in zip(_colours(metrics), metrics.values(), strict=True):
+            _draw_training(axes, *series(records, key), factor, colour)
+            if held_out:
+                _draw_held_out(axes, *series(records, held_out), factor, colour)
+        axes.set_title(title, loc="left")
+        if not axes.lines:
+            _say_empty(axes)
+    _step_axes(panels, metrics, "RLVR step")
+    figure.legend(handles=_legend(metrics), loc="outside upper center", ncols=min(6, len(metrics) + 3))
+    if path is not None:
+        save(figure, Path(path).parent, Path(path).name)
+    return figure
+
+
+def _colours(metrics: Mapping[str, Any]) -> list[str]:
+    return [LINES[index % len(LINES)] for index in range(len(metrics))]
+
+
+def _draw_training(axes: Axes, steps: np.ndarray, values: np.ndarray, factor: float, colour: str) -> None:
+    if len(steps) == 0:
+        return
+    axes.plot(steps, factor * values, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, factor * smooth(values), color=colour, marker="o" if len(steps) == 1 else None)
+
+
+def _draw_held_out(axes: Axes, steps: np.ndarray, values: np.ndarray, factor: float, colour: str) -> None:
+    if len(steps):
+        axes.plot(steps, factor * values, "o--", color=colour, linewidth=1.2, markersize=4.5, markerfacecolor="white")
+
+
+def _say_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color="#777777")
+    axes.set_yticks([])
+
+
+def _step_axes(panels: Sequence[Axes], metrics: Mapping[str, Sequence[Mapping[str, Any]]], label: str) -> None:
+    """The same step range in every panel, so that they can be read across."""
+    last = max((r.get("step", 0) for records in metrics.values() for r in records), default=1)
+    for axes in panels:
+        axes.set_xlim(-0.02 * max(last, 1), 1.02 * max(last, 1))
+        axes.set_xlabel(label)
+        axes.margins(y=0.08)
+
+
+def _legend(metrics: Mapping[str, Any]) -> list[Line2D]:
+    runs = [Line2D([], [], color=c, label=label) for c, label in zip(_colours(metrics), metrics, strict=True)]
+    grey = "#555555"
+    return [
+        *runs,
+        Line2D([], [], color=grey, label="train, running mean"),
+        Line2D([], [], color=grey, alpha=0.35, linewidth=0.8, label="train, each step"),
+        Line2D([], [], color=grey, linestyle="--", marker="o", markerfacecolor="white", label="held-out validation"),
+    ]
+
+
+def accuracy_bars(table: pd.DataFrame, split: str = "in_distribution", path: Path | str | None = None) -> Figure:
+    """Table 1 (its ``data``) as bars: unchanged, changed, overall with 95 % intervals; hollow diamonds: the paper."""
+    style()
+    rows = table[(table["split"] == split) & table.get("overall", pd.Series(dtype=float)).notna()]
+    figure = Figure(figsize=(7.2, 0.8 + 0.55 * max(len(rows), 2)), layout="constrained")
+    axes = figure.subplots()
+    for offset, part, colour in ((-0.26, "unchanged", SKY), (0, "changed", ORANGE), (0.26, "overall", BLUE)):
+        _bars(axes, rows, part, np.arange(len(rows)) + offset, colour)
+    axes.set_yticks(np.arange(len(rows)), rows["label"].tolist())
+    axes.invert_yaxis()
+    ours = sum(model in MODELS for model in rows["model"])
+    if 0 < ours < len(rows):  # a line between the models and the reference rows
+        axes.axhline(ours - 0.5, color="#888888", linewidth=0.7, linestyle=":")
+    axes.grid(axis="y", visible=False)
+    axes.set(xlim=(0, 103), xlabel="exact-match accuracy (%)")
+    paper = Line2D([], [], color=BLACK, marker="D", linestyle="", markerfacecolor="white", markersize=4.5)
+    handles = [*axes.containers[::2], paper] if len(rows) else [paper]
+    labels = ["unchanged", "changed", "overall", "the paper's (1.5B, its own test set)"][-len(handles) :]
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    if path is not None:
+        save(figure, Path(path).parent, Path(path).name)
+    return figure
+
+
+def _bars(axes: Axes, rows: pd.DataFrame, part: str, places: np.ndarray, colour: str) -> None:
+    mean, low, high = (rows[name].to_numpy(float) for name in (part, f"{part}_low", f"{part}_high"))
+    axes.barh(places, np.nan_to_num(mean), height=0.24, color=colour, label=part)
+    sides = np.abs([mean - low, high - mean])
+    axes.errorbar(mean, places, xerr=sides, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+    if f"paper_{part}" in rows:
+        axes.plot(rows[f"paper_{part}"], places, "D", color=BLACK, markerfacecolor="white", markersize=4.5)
+
+
+def likelihood_curve(
+    records: Sequence[Mapping[str, Any]], path: Path | str | None = None, title: str = "likelihood training"
+) -> Figure:
+    """Training loss (light: each logged step, bold: running mean) and validation loss (dots) against steps."""
+    style()
+    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+    axes = figure.subplots()
+    _draw_training(axes, *series(records, "loss"), 1.0, BLUE)
+    for key in ("validation_loss", "eval_loss"):
+        _draw_held_out(axes, *series(records, key), 1.0, VERMILION)
+    axes.set(ylabel="cross-entropy (nats per token)", title=title)
+    _step_axes([axes], {title: records}, "step")
+    handles = [
+        Line2D([], [], color=BLUE, label="train"),
+        Line2D([], [], color=VERMILION, linestyle="--", marker="o", markerfacecolor="white", label="validation"),
+    ]
+    axes.legend(handles=handles, loc="upper right")
+    if path is not None:
+        save(figure, Path(path).parent, Path(path).name)
+    return figure

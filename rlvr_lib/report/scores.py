@@ -1,0 +1,97 @@
+"""Per-case scores of evaluated text-game models: reading, selecting, comparing.
+
+One CSV per model under ``runs/<profile>/text_game_evaluation/``; everything that the report says about Table 1 (paper,
+section 4.1) comes from these files. ``binary`` is the released metric, ``corrected`` the one that also credits added
+objects and counts forgotten removals.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlvr_lib.artifacts import UserError
+from rlvr_lib.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+
+MODELS = {
+    "base": "base",
+    "sft": "SFT",
+    "rlvr_binary": "RLVR, binary reward",
+    "rlvr_task_specific": "RLVR, task-specific reward",
+}
+REFERENCES = {
+    "always_no_change": 'always "no change"',
+    "oracle": "oracle (the truth as the answer)",
+    "sft_greedy": "SFT, decoded greedily",
+    "sft_t05": "SFT, temperature 0.5",
+    "rlvr_binary_greedy": "RLVR binary, decoded greedily",
+}
+LABELS = MODELS | REFERENCES
+SPLITS = {"in_distribution": "In-distribution games", "held_out": "Held-out games"}
+PARTS = ("unchanged", "changed", "overall")
+SCORE_COLUMNS = ("case_id", "game", "split", "changed", "binary", "task_specific", "corrected")
+EXTRA_COLUMNS = ("parsed", "response_tokens", "ended")  # read when present
+
+
+def read_scores(path: Path) -> pd.DataFrame:
+    """Per-case scores of one model, sorted by ``case_id``; ``changed`` becomes bool, scores become float.
+
+    Raises UserError naming the file and what is wrong: unreadable, empty, a missing column, a case twice, no numbers.
+    """
+    try:
+        frame = pd.read_csv(path, dtype={"case_id": str, "game": str, "split": str})
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path}: cannot be read as a score table ({error}); evaluate the model again") from error
+    missing = [name for name in SCORE_COLUMNS if name not in frame]
+    if missing or frame.empty:
+        raise UserError(f"{path}: {f'no column {missing[0]}' if missing else 'no cases'}; evaluate the model again")
+    if frame["case_id"].duplicated().any():
+        twice = frame.loc[frame["case_id"].duplicated(), "case_id"].iloc[0]
+        raise UserError(f"{path}: case {twice} occurs twice; evaluate the model again")
+    for name in ("changed", "binary", "task_specific", "corrected", *(x for x in EXTRA_COLUMNS if x in frame)):
+        frame[name] = _numbers(frame[name], path)
+    frame["changed"] = frame["changed"] > 0
+    return frame.sort_values("case_id", ignore_index=True)
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    words = {"true": 1.0, "false": 0.0}
+    values = column.map(lambda x: words.get(str(x).strip().lower(), x))
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    if not np.isfinite(numbers).all():
+        row = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise UserError(f"{path}, case {row + 1}: {column.name} is {column.iloc[row]!r}, not a number; evaluate again")
+    return numbers
+
+
+def load_scores(folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """Every known model's scores in ``folder``, and for each model that is left out the reason."""
+    scores, left_out = {}, {}
+    for model in LABELS:
+        path = folder / f"{model}.csv"
+        if not path.exists():
+            left_out[model] = f"not evaluated yet ({folder.name}/{path.name} does not exist)"
+            continue
+        try:
+            scores[model] = read_scores(path)
+        except UserError as error:
+            left_out[model] = str(error)
+    return scores, left_out
+
+
+def select(frame: pd.DataFrame, part: str) -> pd.DataFrame:
+    """The cases of one column of Table 1: ``unchanged``, ``changed`` or all of them (``overall``)."""
+    return frame if part == "overall" else frame[frame["changed"] == (part == "changed")]
+
+
+def accuracy(frame: pd.DataFrame, metric: str, seed: int) -> Interval | None:
+    """Mean of a score column with its interval, None when there is no case."""
+    return bootstrap_mean(frame[metric], seed) if len(frame) else None
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame, seed: int, part: str = "overall", metric: str = "binary", **options):
+    """Paired difference b - a on one column's cases; None when there is no case. Raises UserError on unlike cases."""
+    a, b = select(a, part), select(b, part)
+    if list(a["case_id"]) != list(b["case_id"]):
+        raise UserError("the two models were scored on different cases; evaluate both again on the same test set")
+    return paired_difference(a[metric], b[metric], seed, **options) if len(a) else None

@@ -1,0 +1,131 @@
+"""What the report can say about how a run was made: stages, seconds, memory, hashes, substitutions, provenance.
+
+Reads ``runs/<profile>/*/done.json`` and ``metrics.jsonl`` as they are; a damaged file becomes a remark, not a
+failure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlvr_lib.artifacts import DONE, UserError, read_json, sha256_of
+from rlvr_lib.progress import MetricsLog
+from rlvr_lib.report.scores import LABELS
+
+MEMORY_UNITS = {"gib": 1.0, "gb": 0.93132, "mib": 1 / 1024, "mb": 0.93132e-3}
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One finished stage, or one whose record cannot be read (``problem``)."""
+
+    name: str
+    seconds: float = 0.0
+    sha256: str = ""
+    seed: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def peak_memory_gib(self) -> float | None:
+        """Peak memory from the stage's facts (``peak_memory_gib`` or another unit), None when not recorded."""
+        for unit, factor in MEMORY_UNITS.items():
+            value = self.facts.get(f"peak_memory_{unit}")
+            if isinstance(value, int | float):
+                return value * factor
+        return None
+
+    @property
+    def substitutions(self) -> list[str]:
+        """What the stage used instead of what the paper uses."""
+        listed = self.facts.get("substitutions", [])
+        return [str(x) for x in (listed if isinstance(listed, list | tuple) else [listed])]
+
+
+def stage_records(runs: Path) -> list[StageRecord]:
+    """All stages with a ``done.json`` directly under ``runs`` (= runs/<profile>), in the order they were made."""
+    paths = sorted(path for path in runs.glob(f"*/{DONE}") if not path.parent.name.endswith(".previous"))
+    return sorted((_record(path) for path in paths), key=lambda one: (str(one.provenance.get("date", "")), one.name))
+
+
+def _record(path: Path) -> StageRecord:
+    name = path.parent.name
+    try:
+        data = read_json(path)
+        parts = {key: data.get(key) or {} for key in ("facts", "settings", "provenance", "outputs")}
+        if not all(isinstance(part, dict) for part in parts.values()):
+            raise TypeError("not a record")
+        return StageRecord(name, float(data["seconds"]), str(data["sha256"]), data.get("seed"), **parts)
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return StageRecord(name, problem=f"{name}/{DONE} cannot be read ({type(error).__name__}); run the stage again")
+
+
+def edited_outputs(runs: Path, record: StageRecord) -> list[str]:
+    """Remarks on outputs that no longer have the content that the stage wrote."""
+    remarks = []
+    for name, output in record.outputs.items():
+        path = runs / record.name / name
+        if isinstance(output, Mapping) and path.is_file() and sha256_of(path) != output.get("sha256"):
+            remarks.append(f"{record.name}/{name} was edited after the stage wrote it; run the stage again")
+    return remarks
+
+
+def find_fact(records: list[StageRecord], *keys: str) -> Any:
+    """First value found under one of ``keys`` in the stages' facts, then anywhere in their settings; None if absent."""
+    for part in ("facts", "settings"):
+        for record in records:
+            for key in keys:
+                if (value := _deep(getattr(record, part), key)) is not None:
+                    return value
+    return None
+
+
+def _deep(tree: Any, key: str) -> Any:
+    if not isinstance(tree, Mapping):
+        return None
+    if key in tree:
+        return tree[key]
+    found = (_deep(value, key) for value in tree.values())
+    return next((value for value in found if value is not None), None)
+
+
+def metrics_logs(runs: Path, prefix: str) -> dict[str, list[dict[str, Any]]]:
+    """Label -> records of every ``metrics.jsonl`` under stages whose name begins with ``prefix``, with any record."""
+    logs = {}
+    for path in sorted(runs.glob(f"{prefix}*/**/metrics.jsonl")):
+        folder = path.parent.relative_to(runs)
+        records = MetricsLog(path).read() if ".previous" not in folder.parts[0] else []
+        if records:
+            logs[stage_label(folder, prefix)] = records
+    return logs
+
+
+def stage_label(folder: Path, prefix: str) -> str:
+    """``text_game_rlvr_binary`` or ``text_game_rlvr/binary`` -> the label of that row in the tables."""
+    name = "_".join(folder.parts).removeprefix(prefix).strip("_")
+    return LABELS.get(name) or name.replace("_", " ") or prefix
+
+
+def provenance_text(provenance: Mapping[str, Any]) -> str:
+    """One line: commit, date, hardware, versions; unknown parts are left out."""
+    commit = str(provenance.get("commit") or "")[:12]
+    parts = [f"commit {commit}{' with uncommitted changes' if provenance.get('dirty') else ''}"] if commit else []
+    parts += [f"made {provenance['date']}"] if provenance.get("date") else []
+    parts += [hardware_text(provenance["hardware"])] if isinstance(provenance.get("hardware"), Mapping) else []
+    parts += [f"{provenance['threads']} thread(s)"] if provenance.get("threads") else []
+    versions = provenance.get("versions")
+    if isinstance(versions, Mapping):
+        parts.append(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return "; ".join(parts)
+
+
+def hardware_text(hardware: Mapping[str, Any]) -> str:
+    """``<cpu>, 2 cores, 8 GiB, no GPU``."""
+    gpus = hardware.get("gpus") or []
+    return f"{hardware.get('cpu')}, {hardware.get('cores')} cores, {hardware.get('memory_gib')} GiB, " + (
+        ", ".join(map(str, gpus)) if gpus else "no GPU"
+    )
