@@ -7,6 +7,7 @@ step writes where the previous one wrote, and a restart overwrites.
 
 import contextlib
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -141,6 +142,7 @@ class Stage:
         another process is making.
         """
         state, reason = self.state()
+        force = force or self._forced_by_run()
         if state == "damaged" and not force:
             raise UserError(reason)
         if state == "done" and not force:
@@ -158,6 +160,15 @@ class Stage:
                 self._note_seconds(seconds)
             self._finish(facts, seconds)
         return self.folder
+
+    def _forced_by_run(self) -> bool:
+        """``rlvr reproduce --force`` sets RLVR_FORCE to the time it began: what is older is made again, once."""
+        since = os.environ.get("RLVR_FORCE", "")
+        if not since or not (self.folder / DONE).exists():
+            return False
+        with contextlib.suppress(UserError, KeyError, TypeError):
+            return bool(self._record()["provenance"]["date"] < since)
+        return True
 
     def _say_loaded(self) -> None:
         record = self._record()

@@ -87,6 +87,7 @@ class TextGameModel(Section):
 
 class TextGamePretrain(Section):
     start: Start = Field(description="Base weights: released (data/weights, or the hub's) or trained from scratch.")
+    layouts: Count = Field(description="Random layouts per embedded game that the base corpus covers. Our choice.")
     steps: Whole = Field(description="Likelihood updates from scratch; the paper starts from the hub. Our choice.")
     batch: Count = Field(description="Transitions per update. Our choice.")
     learning_rate: Positive = Field(description="Peak rate. Our choice.")

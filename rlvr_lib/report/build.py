@@ -17,7 +17,7 @@ from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import render_html, render_markdown
 from rlvr_lib.report.scores import LABELS, load_scores
-from rlvr_lib.report.stages import StageRecord, edited_outputs, find_fact, metrics_logs, provenance_text, stage_records
+from rlvr_lib.report.stages import StageRecord, edited_outputs, metrics_logs, provenance_text, setting, stage_records
 from rlvr_lib.report.tables import per_game, table1
 
 if TYPE_CHECKING:
@@ -98,13 +98,12 @@ def _without_verdicts(claims: list[Claim], profile: str) -> list[Claim]:
 
 
 def weights_text(stages: list[StageRecord]) -> str:
-    """Which way the run went: from released weights, or everything trained from scratch."""
-    start = find_fact(stages, "start")
-    texts = {
-        "released": "starts from the project's released weights (SFT and RLVR as the stages below say)",
-        "scratch": "everything trained from scratch, no released weights",
-    }
-    return texts.get(str(start), str(start) if start else "not recorded yet")
+    """Which way the run went, model by model: from released weights, or trained from scratch."""
+    words = {"released": "from the released weights", "scratch": "trained from scratch"}
+    parts = {"base": "text_game.pretrain.start", "SFT": "text_game.sft.start"}
+    found = {label: setting(stages, dotted) for label, dotted in parts.items()}
+    texts = [f"text-game {label} {words.get(str(start), start)}" for label, start in found.items() if start]
+    return ", ".join(texts) or "not recorded yet"
 
 
 def _tables(report: Report, runs: Path) -> list[Table]:
@@ -122,10 +121,10 @@ def _tables(report: Report, runs: Path) -> list[Table]:
 
 def table_caption(report: Report, stage: StageRecord) -> str:
     """Provenance of the scores: profile, seed, sampling, then commit, date, hardware and versions of the evaluation."""
-    found = find_fact([stage], "temperature", "sampling_temperature")
-    sampling = "as stated in the row's name, else not recorded" if found is None else found
+    temperature = setting([stage], "text_game.evaluation.temperature")
+    sampling = "not recorded" if temperature is None else f"{temperature}{' (greedy)' if temperature == 0 else ''}"
+    source = setting([stage], "text_game.data.source") or stage.facts.get("source")
     seed = report.seed if stage.seed is None else stage.seed
-    source = find_fact([stage], "source")
     words = [
         *report.warnings,
         f"Profile {report.profile}, seed {seed}{f', data: {source}' if source else ''}.",

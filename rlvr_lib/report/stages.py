@@ -4,7 +4,7 @@ Reads ``runs/<profile>/*/done.json`` and ``metrics.jsonl`` as they are; a damage
 failure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,23 +74,17 @@ def edited_outputs(runs: Path, record: StageRecord) -> list[str]:
     return remarks
 
 
-def find_fact(records: list[StageRecord], *keys: str) -> Any:
-    """First value found under one of ``keys`` in the stages' facts, then anywhere in their settings; None if absent."""
-    for part in ("facts", "settings"):
-        for record in records:
-            for key in keys:
-                if (value := _deep(getattr(record, part), key)) is not None:
-                    return value
+def setting(records: Sequence[StageRecord], dotted: str) -> Any:
+    """The value that a stage ran with, such as ``text_game.evaluation.temperature``; None if no stage recorded it."""
+    for record in records:
+        for section, tree in record.settings.items():
+            if f"{dotted}.".startswith(f"{section}."):
+                keys = dotted.removeprefix(section).strip(".").split(".")
+                for key in filter(None, keys):
+                    tree = tree.get(key) if isinstance(tree, Mapping) else None
+                if tree is not None:
+                    return tree
     return None
-
-
-def _deep(tree: Any, key: str) -> Any:
-    if not isinstance(tree, Mapping):
-        return None
-    if key in tree:
-        return tree[key]
-    found = (_deep(value, key) for value in tree.values())
-    return next((value for value in found if value is not None), None)
 
 
 def metrics_logs(runs: Path, prefix: str) -> dict[str, list[dict[str, Any]]]:

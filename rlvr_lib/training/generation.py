@@ -238,7 +238,10 @@ class _Batch:
             rank = torch.arange(self.rows, device=self.device) - (sizes.cumsum(0) - sizes)[self.prompt_of_row]
             self.slots = self.prompt_of_row * self.group + rank
         padding = torch.arange(self.width, device=self.device) >= self.lengths[:, None]
-        self.padding = padding[:, None, None] if bool(padding.any()) else None  # (prompts, 1, 1, width)
+        self.padding = None  # (prompts * kv_heads, 1, width), added to the scores
+        if bool(padding.any()):
+            bias = torch.zeros_like(padding, dtype=self.logits.dtype).masked_fill_(padding, float("-inf"))
+            self.padding = bias.repeat_interleave(self.kv_heads, 0)[:, None]
 
     def _to_groups(self, x: Tensor) -> Tensor:
         """(rows * kv_heads, repeats, width) -> (prompts * kv_heads, group * repeats, width)."""
@@ -266,10 +269,9 @@ class _Batch:
         layer.suffix_key[:, self.step] = key.reshape(-1, width)
         layer.suffix_value[:, self.step] = value.reshape(-1, width)
         query = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, repeats, width)
-        shared = torch.bmm(self._to_groups(query), layer.prefix_key.flatten(0, 1).transpose(1, 2))
-        if self.padding is not None:
-            view = shared.view(self.prompts, self.kv_heads, -1, self.width)
-            view.masked_fill_(self.padding, float("-inf"))
+        keys = layer.prefix_key.flatten(0, 1).transpose(1, 2)
+        grouped = self._to_groups(query)
+        shared = torch.bmm(grouped, keys) if self.padding is None else torch.baddbmm(self.padding, grouped, keys)
         own = torch.bmm(query, layer.suffix_key[:, :end].transpose(1, 2))
         scores = torch.cat([self._to_rows(shared, repeats), own], -1)
         weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)

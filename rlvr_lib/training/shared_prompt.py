@@ -281,3 +281,39 @@ def shared_logprobs(
         raise RuntimeError("the model did not pass the shared-prompt layout to its attention layers")
     logps, entropies = TokenStatistics.apply(logits, layout.targets, temperature)
     return tuple(logps.new_zeros(layout.scored.shape).masked_scatter(layout.scored, x) for x in (logps, entropies))
+
+
+def plain_logprobs(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_width: int, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The same as `shared_logprobs` by computing every row in full: the reference of the self-check."""
+    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=response_width + 1,
+    ).logits[:, :-1]
+    scored = attention_mask[:, -response_width:].bool()
+    logps, entropies = TokenStatistics.apply(logits[scored], input_ids[:, -response_width:][scored], temperature)
+    return tuple(logps.new_zeros(scored.shape).masked_scatter(scored, x) for x in (logps, entropies))
+
+
+@torch.no_grad()
+def disagreement(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_width: int) -> str | None:
+    """Compare shared with plain log-probabilities on two rows of the first prompt and one of the last.
+
+    Returns None if they agree to the precision of the arithmetic, else one line that says what is wrong.
+    """
+    rows = sorted({0, min(1, len(input_ids) - 1), len(input_ids) - 1})
+    ids, mask = input_ids[rows], attention_mask[rows]
+    model = base_model(model)
+    try:
+        shared, _ = shared_logprobs(model, ids, mask, response_width)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    plain, _ = plain_logprobs(model, ids, mask, response_width)
+    half = torch.is_autocast_enabled(ids.device.type) or next(model.parameters()).dtype.itemsize < 4
+    difference, allowed = float((shared - plain).abs().max()), 0.3 if half else 1e-3
+    return None if difference <= allowed else f"log-probabilities differ by {difference:.2g} (allowed: {allowed:g})"

@@ -70,8 +70,8 @@ def _try(game: Game, live: World, seed: int, state_id: int, action: str, call, t
     }
 
 
-def crawl_split(split: str, layouts: int, games: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """All records of ``layouts`` layouts of each game, in a fixed order."""
+def crawl_split(split: str, layouts: range, games: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """All records of the numbered layouts of each game, in a fixed order."""
     for name in games:
-        for number in range(layouts):
+        for number in layouts:
             yield from crawl(GAMES[name], layout_seed(split, number))

@@ -54,8 +54,32 @@ class TextTransition:
             max_uuid=current["max_UUID"],
             task=current.get("taskDesc", ""),
             layout_seed=record.get("layout_seed", -1),
-            notes=tuple(record.get("notes", ())),
+            notes=tuple(record["notes"] if "notes" in record else written_notes(record)),
         )
+
+
+def written_notes(record: dict[str, Any]) -> list[str]:
+    """Notes for a public record, read off its three states: what the action changed, then what time changed."""
+    notes = difference_notes("action", record["current_state"]["objects"], record["action_state"]["objects"])
+    notes += difference_notes("tick", record["action_state"]["objects"], record["tick_state"]["objects"])
+    before, after = record["current_score_state"], record["next_score_state"]
+    if before != after:
+        notes.append(f"score: {before['score']} -> {after['score']}" + ", over" * bool(after["gameOver"]))
+    return notes
+
+
+def difference_notes(phase: str, before: GameState, after: GameState) -> list[str]:
+    """One line per property that differs and per object that moved, appeared or went, in the engine's notation."""
+    old, new = ({record["uuid"]: record for record in state} for state in (before, after))
+    notes = [f'{phase}: gone "{old[uuid]["name"]}"' for uuid in old if uuid not in new]
+    for uuid, record in new.items():
+        earlier = old.get(uuid, {"properties": {}, "contains": []})
+        for key, value in record["properties"].items() if uuid in old else ():
+            was = earlier["properties"].get(key)
+            if was != value:
+                notes.append(f'{phase}: "{record["name"]}", "{key}": {json.dumps(was)} -> {json.dumps(value)}')
+        notes += [f'{phase}: "{name}" -> "{record["name"]}"' for name in record["contains"] if name not in earlier["contains"]]
+    return notes
 
 
 def open_text(path: Path):

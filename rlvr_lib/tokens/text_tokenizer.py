@@ -1,0 +1,55 @@
+"""Our own BPE tokenizer for game states written as JSON (laptop and smoke profiles; design 4).
+
+A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and numbers:
+names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges run freely
+inside a piece of glue, so ``)", "uuid": `` becomes one token, but never across the border of a value: a value that has
+to be copied stays a token of its own. Bytes are the fall-back, so any text can be written.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, END = "<pad>", "<|end|>"
+# A piece of glue: symbols, the word ID inside a name, the marker phrase of an answer, and words that a `":` makes a key.
+# Anything else is a value: a word or a number.
+_GLUE = r'(?:[^A-Za-z0-9]|[A-Za-z_]+(?=":)|ID(?=: )|The final answer is(?=: )|UUID base(?=: ))+'
+_PIECES = Regex(rf"{_GLUE}|[A-Za-z]+|[0-9]+")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train on an iterable of texts; at most ``vocabulary`` tokens, ``<pad>`` is 0 and ``<|end|>`` is 1."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(_PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        max_token_length=80,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return wrap(tokenizer)
+
+
+def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The transformers tokenizer around a trained one (padding on the left, as sampling wants it)."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer saved with ``save_pretrained``; FileNotFoundError names the folder when it is not there."""
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"no tokenizer.json in {folder}: run notebook 10, or rlvr reproduce --only 10")
+    return PreTrainedTokenizerFast.from_pretrained(folder, clean_up_tokenization_spaces=False)

@@ -1,0 +1,130 @@
+"""What the text-game models learn from and are tested on: cases, teacher answers, tokenizer, play-through pages.
+
+``make_data`` fills the data stage for either source (our games, or the public ByteSized32 files); ``base_pages`` writes
+the corpus of the base model. Settings come from the profile; every drawing is seeded.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from rlvr_lib.artifacts import atomic_write_json
+from rlvr_lib.profile import Profile
+from rlvr_lib.progress import say
+from rlvr_lib.tokens import text_game_task as task
+from rlvr_lib.tokens.text_tokenizer import END, train_tokenizer
+from rlvr_lib.training.teacher import engine_teacher, rejection_sample, write_sft_samples
+from rlvr_lib.worlds.text_crawl import crawl_split
+from rlvr_lib.worlds.text_game_data import crawl_transitions, draw_cases, question_key, save_cases
+from rlvr_lib.worlds.text_game_rewards import is_changed, is_changed_for_training
+from rlvr_lib.worlds.text_games import HELD_OUT, TRAINING_GAMES
+from rlvr_lib.worlds.transitions import TextTransition
+
+PAGE_TOKENS = 900  # longest page of play-through text
+TRIES = 10  # actions on a page
+ANSWERED_SHARE = 0.05  # pages that show the answer contract, as the web shows any format to a base model
+CHANGED_SHARE = 0.6  # of the tries on a page
+TOKENIZER_LAYOUTS = 12
+Parts = list[tuple[str, bool]]
+
+
+def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
+    """Write test, held_out, validation, pool_changed, pool_unchanged, sft (JSON lines) and the tokenizer into ``folder``."""
+    settings, seed = profile.text_game.data, profile.seed
+    sources = public_splits(profile) if settings.source == "bytesized32" else embedded_splits(profile)
+    train = sources.pop("train")
+    cases = {name: items for name, items in sources.items()}
+    half = settings.train_transitions // 2
+    chosen = draw_cases(train, settings.train_transitions, 0.5, seed, is_changed_for_training)
+    for name, wanted in (("pool_changed", True), ("pool_unchanged", False)):
+        cases[name] = [item for item in chosen if is_changed_for_training(item.current, item.target) is wanted][:half]
+    for name, items in cases.items():
+        save_cases(folder / f"{name}.jsonl", items)
+    samples, told = teacher_samples(chosen, profile)
+    write_sft_samples(folder / "sft.jsonl", samples)
+    if profile.text_game.model.kind == "tiny_qwen2":
+        make_tokenizer(profile, train).save_pretrained(folder / "tokenizer")
+    facts = {**{name: len(items) for name, items in cases.items()}, "sft": len(samples), "teacher": told}
+    atomic_write_json(folder / "manifest.json", {"generator": 1, "seed": seed, **facts})
+    return facts
+
+
+def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
+    """Cases by name for the embedded games; no question of test, held_out or validation occurs in any training layout."""
+    settings, layouts = profile.text_game.data, profile.text_game.pretrain.layouts
+    train = list(crawl_transitions("train", settings.layouts_train, TRAINING_GAMES))
+    beyond = range(settings.layouts_train, layouts)
+    records = (record for name in TRAINING_GAMES for record in crawl_split("train", beyond, (name,)))
+    seen = {question_key(item) for item in train} | {question_key(TextTransition.from_record(record)) for record in records}
+    splits: dict[str, list[TextTransition]] = {"train": train}
+    for name, split, number, games in (
+        ("validation", "validation", settings.validation_transitions, TRAINING_GAMES),
+        ("test", "test", settings.test_cases, TRAINING_GAMES),
+        ("held_out", "test", settings.held_out_cases, HELD_OUT),
+    ):
+        crawled = list(crawl_transitions(split, getattr(settings, f"layouts_{split}"), games))
+        cases = draw_cases(crawled, number, settings.changed_share, profile.seed, is_changed, frozenset(seen))
+        say(f"{name}: {len(cases)} cases drawn from {len(crawled)} tries of layouts never trained on")
+        splits[name] = cases
+        if name == "validation":
+            seen |= {question_key(item) for item in crawled}
+    return splits
+
+
+def public_splits(profile: Profile) -> dict[str, list[TextTransition]]:
+    """The official test set and a training pool whose last situations per game serve as validation."""
+    from rlvr_lib.worlds import bytesized32
+
+    settings = profile.text_game.data
+    data = bytesized32.load(settings.root or None)
+    validation = draw_cases(data.train, settings.validation_transitions, settings.changed_share, profile.seed, is_changed)
+    taken = {question_key(item) for item in (*validation, *data.test)}
+    train = [item for item in data.train if question_key(item) not in taken]
+    test = data.test
+    if settings.test_cases < len(test):
+        test = draw_cases(test, settings.test_cases, settings.changed_share, profile.seed, is_changed)
+    return {"train": train, "validation": validation, "test": test, "held_out": []}
+
+
+def teacher_samples(train: Sequence[TextTransition], profile: Profile):
+    """Teacher answers by rejection sampling (A.10), at most ``data.sft_samples`` of them, in random order."""
+    settings, rng = profile.text_game.teacher, Random(f"teacher/{profile.seed}")
+    order = list(train)
+    rng.shuffle(order)
+    answers = [engine_teacher(transition, rng) for transition in order]
+    samples, told = rejection_sample(
+        order, answers, rng, keep_unchanged=settings.keep_unchanged_ratio, prompt=task.compact_prompt
+    )
+    return samples[: profile.text_game.data.sft_samples], told
+
+
+def make_tokenizer(profile: Profile, train: Iterable[TextTransition]) -> PreTrainedTokenizerFast:
+    """Our BPE trained on pages and answers of some training layouts."""
+    few = [item for item in train if item.layout_seed < 3 * TOKENIZER_LAYOUTS]
+    rng = Random(f"tokenizer/{profile.seed}")
+    texts = (text for page in _pages_of(few, rng, answered=0.3) for text, _ in page)
+    return train_tokenizer((text.replace(END, "\n") for text in texts), profile.text_game.tokenizer.vocabulary)
+
+
+def _pages_of(transitions: Sequence[TextTransition], rng: Random, answered: float) -> Iterator[Parts]:
+    for group in task.situations(transitions):
+        for page in task.pages(group, rng, TRIES, CHANGED_SHARE, is_changed):
+            yield task.answered_parts(page[:3], END) if rng.random() < answered else task.play_parts(page, END)
+
+
+def base_pages(profile: Profile, data: Path, split: str, layouts: int) -> Iterator[Parts]:
+    """The base model's corpus, layout by layout (embedded games), or from the training pool (public data)."""
+    rng = Random(f"pages/{split}/{profile.seed}")
+    if profile.text_game.data.source == "bytesized32":
+        train = public_splits(profile)["train"]
+        held = [item for index, item in enumerate(train) if (index // 500) % 20 == 19]
+        kept = [item for index, item in enumerate(train) if (index // 500) % 20 != 19]
+        yield from _pages_of(kept if split == "train" else held, rng, ANSWERED_SHARE)
+        return
+    for name in TRAINING_GAMES:
+        for number in range(layouts):
+            records = crawl_split(split, range(number, number + 1), (name,))
+            yield from _pages_of([TextTransition.from_record(record) for record in records], rng, ANSWERED_SHARE)
