@@ -137,20 +137,15 @@ def state_of(shelf: Shelf, notebook: Notebook, profile: Profile) -> tuple[str, s
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    reasons = {
-        "source": "the notebook changed",
-        "settings": "settings or seed changed",
-        "library": "the library changed",
-    }
-    for part, reason in reasons.items():
+    for part, words in (("source", "the notebook"), ("settings", "settings or seed"), ("library", "the library")):
         if before.get(part) != now[part]:
-            return reason
+            return f"{words} changed"
     changed = [name for name, key in now["upstream"].items() if before.get("upstream", {}).get(name) != key]
     return f"{', '.join(changed)} changed" if changed else ""
 
 
 def papermill_command(shelf: Shelf, notebook: Notebook, profile: Profile, overrides: str) -> list[str]:
-    """The command that executes a notebook with this environment's own Python; the result goes to ``*.running.ipynb``."""
+    """The command that executes a notebook with this environment's own Python, into ``*.running.ipynb``."""
     running = output_of(notebook, profile).with_suffix(".running.ipynb")
     parameters = ["-p", "profile", profile.name, "-p", "seed", str(profile.seed), "-r", "overrides", overrides]
     options = ["--log-output", "--no-progress-bar", "--autosave-cell-every", "30", "-k", "python3"]

@@ -54,7 +54,7 @@ def reproduce(
     states = {notebook.name: state_of(shelf, notebook, profile) for notebook in shelf.present()}
     todo = [notebook for notebook in chosen if force or states[notebook.name][0] != "done"]
     for notebook in chosen:
-        state, reason = states[notebook.name]
+        reason = states[notebook.name][1]
         say(f"{notebook.name}: " + ("up to date" if notebook not in todo else reason or "forced"))
     _warn_about_gaps(shelf, todo, states)
     if not todo:
@@ -231,11 +231,9 @@ def rebuild_report(profile: Profile, remaining: list[str]) -> Path | None:
         from rlvr_lib.report.build import build_report
     except ImportError:
         return None
-    with (
-        open(records_folder(profile) / ".report.lock", "a") if records_folder(profile).exists() else _nothing() as lock
-    ):
-        if lock is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    records_folder(profile).mkdir(parents=True, exist_ok=True)
+    with open(records_folder(profile) / ".report.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             path = build_report(profile, remaining)
         except UserError as error:
@@ -246,11 +244,6 @@ def rebuild_report(profile: Profile, remaining: list[str]) -> Path | None:
             say(f"report: {path}" + (f"; still to come: {', '.join(remaining)}" if remaining else ""))
             return path
     return None
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 def _from_plan(plan: dict[str, Any], name: str) -> tuple[Shelf, Notebook, Profile]:
