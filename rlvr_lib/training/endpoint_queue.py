@@ -85,7 +85,7 @@ class Purse:
 class Queue:
     """One call of ``complete_many``: workers that share a list of questions, a purse and a pause."""
 
-    def __init__(self, client: ChatClient, requests: Sequence[tuple[str, Messages]], cache: AnswerCache, label: str):
+    def __init__(self, client: "ChatClient", requests: Sequence[tuple[str, Messages]], cache: AnswerCache, label: str):
         self.client, self.cache, self.label = client, cache, label
         self.result = ChatRun(asked=len(requests), spent_usd=cache.spent_usd)
         self.todo = iter(list(self._unanswered(requests)))
