@@ -43,7 +43,7 @@ def base_model(model: nn.Module) -> nn.Module:
     """The transformers model inside DDP, `accelerate` and PEFT wrappers."""
     while hasattr(model, "module"):
         model = model.module
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def enable(model: nn.Module) -> None:
