@@ -6,10 +6,11 @@ zero in the other direction, and inconclusive otherwise. Intervals cover the cho
 between training seeds. A later modality registers its claims with ``@claim("C5")``.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -66,11 +67,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claim functions may look at: the run folder of a profile, the bootstrap seed, the paper's figures."""
+    """What claim functions may look at: the run folder of a profile and the bootstrap seed."""
 
     runs: Path
     seed: int
-    paper_parts: Mapping[str, str]
+
+    @cached_property
+    def text_games(self) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+        """Per-case scores of the evaluated text-game models, and why others are left out."""
+        return load_scores(self.runs / "text_game_evaluation")
 
 
 Outcome = tuple[list[Part], str]  # parts, and why nothing was run (empty when it was)
@@ -110,6 +115,7 @@ def binary_reward_beats_sft(evidence: Evidence) -> Outcome:
         parts += context(evidence, "sft", "rlvr_binary", "corrected metric", metric="corrected")
         parts += context(evidence, "sft_greedy", "rlvr_binary_greedy", "both decoded greedily")
         parts += context(evidence, "sft", "rlvr_binary", "held-out games", split="held_out")
+        parts += context(evidence, "sft", "rlvr_binary", "overall, whole layouts resampled", by_layout=True)
     return parts, why
 
 
@@ -124,16 +130,13 @@ def task_specific_beats_binary(evidence: Evidence) -> Outcome:
 
 def compare(evidence: Evidence, a: str, b: str, columns: tuple[str, ...]) -> Outcome:
     """Deciding parts: model ``b`` minus model ``a`` on the in-distribution cases of each column of Table 1."""
-    scores, left_out = load_scores(evidence.runs / "text_game_evaluation")
+    scores, left_out = evidence.text_games
     missing = [model for model in (a, b) if model not in scores]
     if missing:
         return [], f"{LABELS[missing[0]]}: {left_out[missing[0]]}"
     a_cases, b_cases = (frame[frame["split"] == "in_distribution"] for frame in (scores[a], scores[b]))
-    try:
-        found = {column: difference(a_cases, b_cases, evidence.seed, column) for column in columns}
-    except UserError as error:
-        return [], str(error)
-    return [Part(x, gap, verdict(gap), str(evidence.paper_parts.get(x, ""))) for x, gap in found.items()], ""
+    found = {column: difference(a_cases, b_cases, evidence.seed, column) for column in columns}
+    return [Part(x, gap, verdict(gap)) for x, gap in found.items()], ""
 
 
 def context(
@@ -143,15 +146,16 @@ def context(
     name: str,
     split: str = "in_distribution",
     metric: str = "binary",
-    part="overall",
+    part: str = "overall",
+    by_layout: bool = False,
 ) -> list[Part]:
     """At most one part that is shown but does not decide; nothing when its scores do not exist."""
-    scores, _ = load_scores(evidence.runs / "text_game_evaluation")
+    scores, _ = evidence.text_games
     if a not in scores or b not in scores:
         return []
-    frames = [frame[frame["split"] == split] for frame in (scores[a], scores[b])]
+    a_cases, b_cases = (frame[frame["split"] == split] for frame in (scores[a], scores[b]))
     try:
-        gap = difference(*frames, evidence.seed, part, metric)
+        gap = difference(a_cases, b_cases, evidence.seed, part, metric, by_layout)
     except UserError:
         return []
     return [] if gap is None else [Part(name, gap, verdict(gap), decides=False)]
@@ -160,14 +164,19 @@ def context(
 def evaluate_claims(runs: Path, seed: int) -> list[Claim]:
     """Every claim of the paper, judged on what exists under ``runs`` (= runs/<profile>); never fails for a gap."""
     statements = yaml.safe_load((PAPER_RESULTS / "claims.yaml").read_text(encoding="utf-8"))
-    return [_judge(name, entry, runs, seed) for name, entry in statements.items()]
+    evidence = Evidence(runs, seed)
+    return [_judge(name, entry, evidence) for name, entry in statements.items()]
 
 
-def _judge(name: str, entry: dict, runs: Path, seed: int) -> Claim:
+def _judge(name: str, entry: dict, evidence: Evidence) -> Claim:
     known = {"id": name, "statement": entry["statement"], "paper": entry["paper"]}
     if name not in REGISTRY:
         return Claim(**known, verdict=NOT_RUN, why="comes with a later part")
-    parts, why = REGISTRY[name](Evidence(runs, seed, entry.get("parts", {})))
+    try:
+        parts, why = REGISTRY[name](evidence)
+    except UserError as error:
+        parts, why = [], str(error)
+    parts = [replace(part, paper=entry.get("parts", {}).get(part.name, "")) for part in parts]
     if not parts:
         return Claim(**known, verdict=NOT_RUN, why=why)
     few = [part.name for part in parts if part.decides and (part.interval is None or part.interval.n < MIN_CASES)]
@@ -177,9 +186,9 @@ def _judge(name: str, entry: dict, runs: Path, seed: int) -> Claim:
 
 def claims_frame(claims: list[Claim]) -> pd.DataFrame:
     """One line per part (part ``combined`` first), in the unit of the part: points are percentage points."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for one in claims:
-        head = {"claim": one.id, "statement": one.statement}
+        head: dict[str, Any] = {"claim": one.id, "statement": one.statement}
         note = "" if one.verdict == NOT_RUN else one.why
         counts = [part.interval.n for part in one.parts if part.decides and part.interval is not None]
         line = {**head, "part": "combined", "paper": one.paper, "ours": one.ours, "verdict": one.verdict_text}

@@ -173,7 +173,7 @@ def accuracy_bars(table: pd.DataFrame, split: str = "in_distribution", path: Pat
     axes.grid(axis="y", visible=False)
     axes.set(xlim=(0, 103), xlabel="exact-match accuracy (%)")
     paper = Line2D([], [], color=BLACK, marker="D", linestyle="", markerfacecolor="white", markersize=4.5)
-    handles = [*axes.containers[::2], paper] if len(rows) else [paper]
+    handles: list[Any] = [*axes.containers[::2], paper] if len(rows) else [paper]
     labels = ["unchanged", "changed", "overall", "the paper's (1.5B, its own test set)"][-len(handles) :]
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
     if path is not None:

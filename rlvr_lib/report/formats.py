@@ -1,7 +1,9 @@
 """A finished table and its printed forms: CSV (numbers), Markdown and LaTeX (numbers with intervals, a caption)."""
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -51,10 +53,9 @@ def markdown_text(table: Table) -> str:
     """Title, one Markdown table per block, caption, and what was left out."""
     parts = [f"**{table.title}**"]
     for title, block in table.blocks.items():
-        safe = block.map(lambda cell: str(cell).replace("|", "\\|"))
-        parts += [f"*{title}*", safe.to_markdown(index=False, disable_numparse=True)]
-    parts += [f"<sub>{table.caption}</sub>"]
-    parts += [f"- left out: {model}: {why}" for model, why in table.left_out.items()]
+        parts += [f"*{title}*", block.map(plain).to_markdown(index=False, disable_numparse=True)]
+    parts += [f"<sub>{plain(table.caption)}</sub>"]
+    parts += [plain(f"- left out: {model}: {why}") for model, why in table.left_out.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,3 +69,8 @@ def latex_text(table: Table) -> str:
     for character in "\\&%$#_{}":
         escaped = escaped.replace(character, f"\\{character}" if character != "\\" else "/")
     return "\n".join([*lines, f"\\caption{{{escaped}}}", "\\end{table}", ""])
+
+
+def plain(text: Any) -> str:
+    """Text that can neither break a Markdown table nor smuggle in HTML."""
+    return escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")

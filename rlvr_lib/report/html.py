@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from rlvr_lib.progress import clock
-from rlvr_lib.report.formats import EMPTY, markdown_text
+from rlvr_lib.report.formats import EMPTY, markdown_text, plain
 from rlvr_lib.report.scores import LABELS
 
 if TYPE_CHECKING:
@@ -186,8 +186,3 @@ def claim_lines(report: "Report") -> str:
 def bullets(texts: Iterable[str]) -> str:
     """A Markdown list of escaped lines."""
     return "\n".join(f"- {plain(text)}" for text in texts)
-
-
-def plain(text: Any) -> str:
-    """Text that can neither break a Markdown table nor smuggle in HTML."""
-    return escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ")

@@ -48,17 +48,20 @@ def read_scores(path: Path) -> pd.DataFrame:
     if frame["case_id"].duplicated().any():
         twice = frame.loc[frame["case_id"].duplicated(), "case_id"].iloc[0]
         raise UserError(f"{path}: case {twice} occurs twice; evaluate the model again")
-    for name in ("changed", "binary", "task_specific", "corrected", *(x for x in EXTRA_COLUMNS if x in frame)):
+    for name in ("changed", "binary", "task_specific", "corrected"):
         frame[name] = _numbers(frame[name], path)
+    for name in EXTRA_COLUMNS:  # may be empty: a reference row has no response
+        if name in frame:
+            frame[name] = _numbers(frame[name], path, allow_missing=True)
     frame["changed"] = frame["changed"] > 0
     return frame.sort_values("case_id", ignore_index=True)
 
 
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
+def _numbers(column: pd.Series, path: Path, allow_missing: bool = False) -> pd.Series:
     words = {"true": 1.0, "false": 0.0}
     values = column.map(lambda x: words.get(str(x).strip().lower(), x))
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    if not np.isfinite(numbers).all():
+    if not allow_missing and not np.isfinite(numbers).all():
         row = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise UserError(f"{path}, case {row + 1}: {column.name} is {column.iloc[row]!r}, not a number; evaluate again")
     return numbers
@@ -89,9 +92,21 @@ def accuracy(frame: pd.DataFrame, metric: str, seed: int) -> Interval | None:
     return bootstrap_mean(frame[metric], seed) if len(frame) else None
 
 
-def difference(a: pd.DataFrame, b: pd.DataFrame, seed: int, part: str = "overall", metric: str = "binary", **options):
-    """Paired difference b - a on one column's cases; None when there is no case. Raises UserError on unlike cases."""
+def difference(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    seed: int,
+    part: str = "overall",
+    metric: str = "binary",
+    by_layout: bool = False,
+) -> Interval | None:
+    """Paired difference b - a on one column's cases; None when there is no case.
+
+    ``by_layout`` resamples whole layouts (cases that share all but the last part of their name), because cases of one
+    layout resemble each other. Raises UserError when the two were scored on different cases.
+    """
     a, b = select(a, part), select(b, part)
     if list(a["case_id"]) != list(b["case_id"]):
         raise UserError("the two models were scored on different cases; evaluate both again on the same test set")
-    return paired_difference(a[metric], b[metric], seed, **options) if len(a) else None
+    groups = a["case_id"].str.rpartition("/")[0] if by_layout and len(a) else None
+    return paired_difference(a[metric], b[metric], seed, groups=groups) if len(a) else None

@@ -56,7 +56,7 @@ def _record(path: Path) -> StageRecord:
     name = path.parent.name
     try:
         data = read_json(path)
-        parts = {key: data.get(key) or {} for key in ("facts", "settings", "provenance", "outputs")}
+        parts: dict[str, Any] = {key: data.get(key) or {} for key in ("facts", "settings", "provenance", "outputs")}
         if not all(isinstance(part, dict) for part in parts.values()):
             raise TypeError("not a record")
         return StageRecord(name, float(data["seconds"]), str(data["sha256"]), data.get("seed"), **parts)

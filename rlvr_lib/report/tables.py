@@ -8,6 +8,7 @@ differences to SFT, reference rows, and a block for held-out games, which the pa
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,9 +50,9 @@ def table1(scores: Mapping[str, pd.DataFrame], seed: int, left_out: Mapping[str,
     return Table("table1_text_games", title, data, blocks, caption, dict(left_out))
 
 
-def _row(scores: Mapping[str, pd.DataFrame], split: str, model: str, seed: int, paper: pd.DataFrame) -> dict:
+def _row(scores: Mapping[str, pd.DataFrame], split: str, model: str, seed: int, paper: pd.DataFrame) -> dict[str, Any]:
     frame = scores[model][scores[model]["split"] == split]
-    row = {"split": split, "model": model, "label": LABELS[model]}
+    row: dict[str, Any] = {"split": split, "model": model, "label": LABELS[model]}
     for part in PARTS:
         row |= _cells(part, accuracy(select(frame, part), "binary", seed))
         row[f"n_{part}"] = len(select(frame, part))
@@ -101,7 +102,7 @@ def per_game(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Tab
     rows = []
     for model, frame in scores.items():
         for (split, game), cases in frame.groupby(["split", "game"], sort=True):
-            row = {"split": split, "game": game, "model": model}
+            row: dict[str, Any] = {"split": split, "game": game, "model": model}
             for part in PARTS:
                 row |= _cells(part, accuracy(select(cases, part), "binary", seed))
                 row[f"n_{part}"] = len(select(cases, part))

@@ -101,7 +101,7 @@ def _record_lines(before: Any, truth: Any, guess: Any) -> list[str]:
     """Rows for the entries of one record that change, or that the prediction gets wrong (ABSENT: no prediction)."""
     if before is None or truth is None or guess is None:
         words = [ABSENT if record is ABSENT else _presence(record) for record in (before, truth, guess)]
-        return [_row("the object", *words)] if len(set(map(str, words))) > 1 else []
+        return [_row("the record", *words)] if len(set(map(str, words))) > 1 else []
     old, new = _entries(before), _entries(truth)
     said = new if guess is ABSENT else _entries(guess)
     lines = []
