@@ -49,6 +49,7 @@ class Shelf:
 
     folder: Path = FOLDER
     notebooks: tuple[Notebook, ...] = NOTEBOOKS
+    library: Path = LIBRARY
 
     def present(self) -> list[Notebook]:
         """Notebooks whose file exists, in order of their numbers."""
@@ -87,14 +88,14 @@ def key_of(shelf: Shelf, notebook: Notebook, profile: Profile) -> dict[str, Any]
     return {
         "source": sha256_of(shelf.source(notebook)),
         "settings": text_hash([profile.config_of(notebook.uses), profile.seed]),
-        "library": library_hash(),
+        "library": library_hash(shelf.library),
         "upstream": {other.name: text_hash(key_of(shelf, other, profile)) for other in shelf.upstream(notebook)},
     }
 
 
-def library_hash() -> str:
+def library_hash(folder: Path) -> str:
     """One hash over the library's source files."""
-    return text_hash([(str(path.relative_to(LIBRARY)), sha256_of(path)) for path in sorted(LIBRARY.rglob("*.py"))])
+    return text_hash([(str(path.relative_to(folder)), sha256_of(path)) for path in sorted(folder.rglob("*.py"))])
 
 
 def records_folder(profile: Profile) -> Path:

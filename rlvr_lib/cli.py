@@ -1,0 +1,158 @@
+"""The ``rlvr`` command. Exit code 0: all well; 1: a notebook failed; 2: bad input or machine, told in one line."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr_lib.artifacts import UserError, disk_fault
+from rlvr_lib.profile import Profile, load_profile, profile_names
+from rlvr_lib.progress import say
+
+RUN_OPTIONS = "reproduce", "status", "report", "settings"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, run, exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    extra: list[str] = []
+    if "--" in words:
+        cut = words.index("--")
+        words, extra = words[:cut], words[cut + 1 :]
+    given = _parser().parse_args(words)
+    given.extra = extra
+    try:
+        sys.exit(given.function(given))
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "interrupted; run the same command to go on, what is done is kept"
+    except OSError as error:
+        fault = disk_fault(error, "a file")
+        if fault is None:
+            raise
+        message = str(fault)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rlvr", description="RLVR-World as a workbook: run, look, score.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    reproduce = _command(commands, "reproduce", _reproduce, "run the notebooks that are not up to date")
+    reproduce.add_argument("--only", help="notebooks by number, for example 10-12,90")
+    reproduce.add_argument("--force", action="store_true", help="run all of them and make every stage again")
+    reproduce.add_argument("--jobs", type=int, default=1, help="independent notebooks side by side")
+    reproduce.add_argument("--start", choices=("released", "scratch"), help="start from released weights or train them")
+    _command(commands, "status", _status, "what has run, what is stale, what failed")
+    _command(commands, "report", _report, "rebuild the report from what exists")
+    _command(commands, "settings", _settings, "every setting of a profile with its source")
+    doctor = _command(commands, "doctor", _doctor, "what this machine can do and what each profile would miss")
+    doctor.add_argument("--network", action="store_true", help="also try to reach the model hub")
+    score = commands.add_parser("score", help="score anybody's predictions with the paper's metrics")
+    kinds = score.add_subparsers(required=True, metavar="what")
+    text_game = _command(kinds, "text-game", _score_text_game, "JSON lines with current_state, gold_state, response")
+    text_game.add_argument("file", type=Path)
+    text_game.add_argument("--per-item", type=Path, metavar="OUT", help="write binary and task_specific per line")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(function=function)
+    if name in RUN_OPTIONS:
+        command.add_argument("--profile", default="laptop", help=f"{', '.join(profile_names())} (default: laptop)")
+        command.add_argument("--seed", default=None, help="seed instead of the profile's own")
+        command.add_argument("--overrides", default="", help='for example "text_game.rlvr.steps=50 threads=4"')
+    return command
+
+
+def _overrides(given: argparse.Namespace) -> str:
+    """The overrides as given, with ``--start`` spelt out for every section that has such a key."""
+    start = getattr(given, "start", None)
+    if not start:
+        return given.overrides
+    sections = load_profile(given.profile).model_dump()
+    starts = [f"{place}={start}" for place in _places(sections) if place.endswith(".start")]
+    return " ".join([*starts, given.overrides]).strip()
+
+
+def _places(data: dict[str, Any], above: str = "") -> list[str]:
+    places = []
+    for key, value in data.items():
+        place = f"{above}.{key}" if above else key
+        places += _places(value, place) if isinstance(value, dict) else [place]
+    return places
+
+
+def _profile(given: argparse.Namespace) -> Profile:
+    return load_profile(given.profile, given.seed, _overrides(given))
+
+
+def _reproduce(given: argparse.Namespace) -> int:
+    from rlvr_lib.runner import reproduce
+
+    if given.jobs < 1:
+        raise UserError(f"--jobs: must be at least 1, not {given.jobs}")
+    profile = _profile(given)
+    return reproduce(profile, _overrides(given), given.only, given.force, given.jobs, _again(given), given.extra)
+
+
+def _again(given: argparse.Namespace) -> str:
+    """The command that goes on where this one stopped: the same one, but without ``--force``."""
+    words = ["rlvr", "reproduce", "--profile", given.profile]
+    for option in ("only", "seed", "overrides", "start"):
+        if getattr(given, option):
+            words += [f"--{option}", str(getattr(given, option))]
+    return shlex.join([*words, *(["--jobs", str(given.jobs)] if given.jobs > 1 else [])])
+
+
+def _status(given: argparse.Namespace) -> int:
+    from rlvr_lib.status import status_table
+
+    say(status_table(_profile(given)))
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from rlvr_lib.notebooks import Shelf, state_of
+    from rlvr_lib.report.build import build_report
+
+    profile, shelf = _profile(given), Shelf()
+    missing = [notebook.name for notebook in shelf.present() if state_of(shelf, notebook, profile)[0] != "done"]
+    say(f"report: {build_report(profile, missing)}")
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> int:
+    from rlvr_lib.status import settings_table
+
+    say(settings_table(_profile(given)))
+    return 0
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from rlvr_lib.doctor import doctor_text
+
+    say(doctor_text(network=given.network))
+    return 0
+
+
+def _score_text_game(given: argparse.Namespace) -> int:
+    from rlvr_lib.evaluation.text_game_scores import score_file
+
+    if not given.file.is_file():
+        raise UserError(f"{given.file}: no such file")
+    text = score_file(given.file, given.per_item)
+    if text is not None:
+        say(str(text))
+    return 0
+
+
+if __name__ == "__main__":
+    # Started as a module by the Makefile, with the virtual environment's own Python.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()
