@@ -1,0 +1,188 @@
+"""Sampling with one prefill per prompt against HF generate and plain forward passes."""
+
+import random
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from rlvr_lib.training.generation import sample
+
+V, EOS, PAD = 61, 60, 0
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tiny(kind="qwen2", eos_weight=0.0, dtype=torch.float32):
+    """Wide initial weights give peaked, varied logits; `eos_weight` makes the end token likelier."""
+    torch.manual_seed(0)
+    config, model = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    built = model(
+        config(
+            vocab_size=V,
+            hidden_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=96,
+            tie_word_embeddings=True,
+            initializer_range=0.15,
+        )
+    )
+    with torch.no_grad():
+        built.get_input_embeddings().weight[EOS] *= 1 + eos_weight
+    return built.to(dtype).eval()
+
+
+def prompts(count=7, longest=20, seed=0):
+    generator = random.Random(seed)
+    return [[generator.randrange(1, EOS) for _ in range(generator.randint(1, longest))] for _ in range(count)]
+
+
+def generate(model, rows, length, eos=EOS):
+    """HF generate, greedy, left-padded; end token included, padding removed."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=length, do_sample=False, eos_token_id=eos, pad_token_id=PAD
+    )[:, width:].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in out]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("length", [1, 9, 80])
+def test_greedy_is_generate_token_for_token(kind, length):
+    model, rows = tiny(kind), prompts()
+    for eos in (EOS, 17, 5):  # whichever tokens the random model likes: some responses end, others do not
+        expected = generate(model, rows, length, eos)
+        for group, max_rows in ((1, 512), (3, 512), (3, 7)):
+            found = sample(model, rows, group, length, eos, PAD, greedy=True, max_rows=max_rows)
+            assert found.completions == [row for row in expected for _ in range(group)]
+            assert found.ended == [row[-1] == eos for row in found.completions]
+
+
+def test_prompts_of_one_length_and_no_end_token():
+    model, rows = tiny(), [row[:1] * 6 for row in prompts()]
+    found = sample(model, rows, 2, 12, None, PAD, greedy=True)
+    assert found.completions == [row for row in generate(model, rows, 12, eos=-1) for _ in range(2)]
+    assert not any(found.ended) and found.decode_steps == 11 and found.prefill_tokens == 42
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_each_sampled_token_is_the_plain_models_under_the_same_random_number(top_p):
+    """Float64, teacher forced: the inverse distribution function over plain full forward passes gives every token."""
+    model, rows, group, length, temperature = tiny(eos_weight=0.5, dtype=torch.float64), prompts(), 4, 30, 1.3
+    found = sample(
+        model,
+        rows,
+        group,
+        length,
+        EOS,
+        PAD,
+        temperature,
+        top_p,
+        generator=torch.Generator().manual_seed(3),
+        max_rows=12,
+    )
+    uniforms = torch.rand(len(rows), group, length, generator=torch.Generator().manual_seed(3))
+    lengths = [len(completion) for completion in found.completions]
+    assert min(lengths) < 15 < max(lengths)  # rows left the batch at different times
+    for row, completion in enumerate(found.completions):
+        prompt = rows[row // group]
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].detach()
+        for step, token in enumerate(completion):
+            p = (logits[step] / temperature).softmax(-1)
+            order = p.argsort(descending=True)
+            nucleus = order[: int((p[order].cumsum(0) < top_p).sum()) + 1]
+            p = torch.zeros_like(p).index_copy_(0, nucleus, p[nucleus])
+            before, after = p[:token].sum() / p.sum(), p[: token + 1].sum() / p.sum()
+            assert before - 1e-5 <= uniforms[row // group, row % group, step] <= after + 1e-5 and p[token] > 0
+        assert (completion[-1] == EOS) == found.ended[row] and EOS not in completion[:-1]
+        assert found.ended[row] or len(completion) == length
+
+
+def test_sampled_pairs_follow_the_models_distribution():
+    """Chi-square over the most likely first two tokens of 6 000 samples of one prompt."""
+    model, prompt = tiny(), prompts()[0]
+    found = sample(model, [prompt], 6000, 2, None, PAD, generator=torch.Generator().manual_seed(0), max_rows=6000)
+    with torch.no_grad():
+        first = model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+        second = model(torch.tensor([[*prompt, token] for token in range(V)])).logits[:, -1].softmax(-1)
+    joint = (first[:, None] * second).flatten().double()
+    seen = torch.tensor([a * V + b for a, b in found.completions]).bincount(minlength=V * V).double()
+    top = joint.topk(30).indices
+    expected = torch.cat([joint[top], (1 - joint[top].sum())[None]]) * 6000
+    observed = torch.cat([seen[top], (6000 - seen[top].sum())[None]])
+    assert expected.min() > 5 and chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_result_depends_on_the_seed_only():
+    model, rows = tiny(eos_weight=0.5), prompts()
+
+    def draw(seed, **changes):
+        return sample(
+            model, rows, 4, 40, EOS, PAD, generator=torch.Generator().manual_seed(seed), **changes
+        ).completions
+
+    assert draw(1) == draw(1, max_rows=5, prefill_tokens=8) == draw(1, max_rows=16) != draw(2)
+
+
+def test_rows_that_end_leave_the_batch(monkeypatch):
+    model, rows = tiny(eos_weight=0.8), prompts(12)
+    widths = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda input_ids, **rest: (widths.append(len(input_ids)), forward(input_ids, **rest))[1]
+    )
+    found = sample(model, rows, 3, 60, EOS, PAD, generator=torch.Generator().manual_seed(0))
+    decoding = widths[-found.decode_steps :]
+    assert sum(decoding) < 0.8 * decoding[0] * len(decoding) and sorted(decoding, reverse=True) == decoding
+    assert sum(found.ended) > 20
+
+
+def test_several_end_tokens():
+    model, rows = tiny(), prompts()
+    ends = [EOS, 5, 17]
+    found = sample(model, rows, 2, 50, ends, PAD, generator=torch.Generator().manual_seed(0))
+    assert any(found.ended)
+    for completion, ended in zip(found.completions, found.ended, strict=True):
+        assert (completion[-1] in ends) == ended and not set(completion[:-1]) & set(ends)
+
+
+def test_model_is_left_as_it_was():
+    model = tiny().train()
+    sample(model, prompts(), 2, 3, EOS, PAD)
+    assert model.training and model.config._attn_implementation == "sdpa"
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bfloat16_and_autocast_run():
+    model, rows = tiny(eos_weight=0.5), prompts()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(sample(model, rows, 3, 20, EOS, PAD).completions) == 21
+    assert len(sample(model.to(torch.bfloat16), rows, 3, 20, EOS, PAD).completions) == 21
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(prompts=[]),
+        dict(prompts=[[1], []]),
+        dict(temperature=0.0),
+        dict(top_p=0.0),
+        dict(max_new_tokens=0),
+        dict(group_size=0),
+    ],
+)
+def test_bad_settings_are_refused(arguments):
+    usual = dict(prompts=[[1, 2]], group_size=1, max_new_tokens=2, eos_id=EOS, pad_id=PAD)
+    with pytest.raises(ValueError):
+        sample(tiny(), **usual | arguments)
