@@ -1,10 +1,14 @@
 """Opening and closing a notebook: one call that loads the profile, says where it runs and how long it will take."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import pandas as pd
 
 from rlvr_lib.artifacts import Stage, provenance
 from rlvr_lib.profile import Profile, load_profile
 from rlvr_lib.progress import clock, say
+from rlvr_lib.report.build import report_folder
 from rlvr_lib.report.figures import style
 
 
@@ -33,3 +37,30 @@ def timings(profile: Profile, *names: str) -> list[dict[str, Any]]:
         if record.exists():
             rows.append({"stage": name, "time": clock(stage.seconds), "folder": str(stage.folder)})
     return rows
+
+
+def show_table(profile: Profile, name: str) -> Any:
+    """A table of the report (``table1_text_games``) for display in a notebook, with its caption."""
+    from IPython.display import Markdown
+
+    path = report_folder(profile) / "tables" / f"{name}.md"
+    return Markdown(path.read_text(encoding="utf-8") if path.exists() else f"{name} has not been made yet.")
+
+
+def show_claims(profile: Profile, names: Sequence[str] = ()) -> pd.DataFrame:
+    """Claims with our figures and verdicts (all, or the named ones) as the last report wrote them."""
+    claims = pd.read_csv(report_folder(profile) / "claims.csv")
+    key = claims.columns[0]
+    return claims[claims[key].isin(names)] if names else claims
+
+
+def show_settings(profile: Profile, section: str) -> pd.DataFrame:
+    """Settings of a section (``text_game.rlvr``): value and where it comes from."""
+    part: Any = profile
+    for name in section.split("."):
+        part = getattr(part, name)
+    rows = [
+        {"setting": name, "value": getattr(part, name), "source": field.description}
+        for name, field in type(part).model_fields.items()
+    ]
+    return pd.DataFrame(rows)

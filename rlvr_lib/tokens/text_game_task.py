@@ -7,8 +7,11 @@ model comes from the hub.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
+
+from transformers import PreTrainedTokenizerBase
 
 from rlvr_lib.worlds.text_game_rewards import perfect_answer
 from rlvr_lib.worlds.transitions import GameState, TextTransition
@@ -82,3 +85,27 @@ def answered_parts(transitions: Sequence[TextTransition], end: str) -> list[tupl
         parts.append((thoughts(transition) + perfect_answer(transition.current, transition.target) + end, True))
         parts.append(("\n", False))
     return parts
+
+
+@dataclass(frozen=True)
+class TextGameTask:
+    """Encode transitions to prompt ids and decode response ids; all that sampling, RLVR and evaluation know of a game.
+
+    ``prompt`` writes the prompt text; ``chat`` wraps it into the model's chat template (hub models).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompt: Callable[[TextTransition], str] = compact_prompt
+    chat: bool = False
+
+    def prompt_ids(self, transitions: Sequence[TextTransition]) -> list[list[int]]:
+        """Token ids of the prompts, B lists of different lengths, ready for a response to follow."""
+        texts = [self.prompt(transition) for transition in transitions]
+        if not self.chat:
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        messages = [[{"role": "user", "content": text}] for text in texts]
+        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The response as text, special tokens left out (the extractor does not care, spec D.17)."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -115,7 +115,7 @@ def _pages_of(transitions: Sequence[TextTransition], rng: Random, answered: floa
             yield task.answered_parts(page[:3], END) if rng.random() < answered else task.play_parts(page, END)
 
 
-def base_pages(profile: Profile, data: Path, split: str, layouts: int) -> Iterator[Parts]:
+def base_pages(profile: Profile, split: str, layouts: int) -> Iterator[Parts]:
     """The base model's corpus, layout by layout (embedded games), or from the training pool (public data)."""
     rng = Random(f"pages/{split}/{profile.seed}")
     if profile.text_game.data.source == "bytesized32":
@@ -128,3 +128,10 @@ def base_pages(profile: Profile, data: Path, split: str, layouts: int) -> Iterat
         for number in range(layouts):
             records = crawl_split(split, range(number, number + 1), (name,))
             yield from _pages_of([TextTransition.from_record(record) for record in records], rng, ANSWERED_SHARE)
+
+
+def validation_pages(profile: Profile) -> list[Parts]:
+    """At most 160 pages of layouts that training never sees, in random order."""
+    found = list(base_pages(profile, "validation", 2))
+    Random(profile.seed).shuffle(found)
+    return found[:160]

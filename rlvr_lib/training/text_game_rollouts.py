@@ -1,0 +1,109 @@
+"""What text-game RLVR measures while it runs: accuracies of the rollouts and greedy validation (spec 0.3)."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from rlvr_lib.progress import say
+from rlvr_lib.tokens.text_game_task import TextGameTask
+from rlvr_lib.training.generation import sample
+from rlvr_lib.training.grpo_monitor import updates_per_rollout
+from rlvr_lib.worlds.text_game_rewards import is_changed, score_answer
+from rlvr_lib.worlds.transitions import TextTransition
+
+KINDS = ("binary", "task_specific")
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def accuracies(scores: Sequence[Any], changed: Sequence[bool], prefix: str = "") -> dict[str, float]:
+    """Mean binary accuracy overall, on changed and on unchanged cases, and the share of answers that parse."""
+    parts = {
+        f"{prefix}accuracy": [float(score.binary) for score in scores],
+        f"{prefix}accuracy_changed": [float(s.binary) for s, on in zip(scores, changed, strict=True) if on],
+        f"{prefix}accuracy_unchanged": [float(s.binary) for s, on in zip(scores, changed, strict=True) if not on],
+        f"{prefix}parsed": [float(score.parsed) for score in scores],
+    }
+    return {name: mean for name, values in parts.items() if (mean := _mean(values)) is not None}
+
+
+class _Reward:
+    """The binary or the task-specific reward as TRL wants it, which also logs the rollouts' accuracies. Picklable."""
+
+    def __init__(self, kind: str):
+        if kind not in KINDS:
+            raise ValueError(f"reward {kind!r}: choose one of {', '.join(KINDS)}")
+        self.kind, self.__name__ = kind, f"{kind}_reward"
+
+    def __call__(
+        self,
+        prompts: list,
+        completions: list[str],
+        current_state: list[str],
+        gold_state: list[str],
+        log_metric: Callable[[str, float], None] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """One reward per completion (R in [0, 1], or [0, 1.3] for the task-specific one); states are JSON texts."""
+        states = [(json.loads(now), json.loads(then)) for now, then in zip(current_state, gold_state, strict=True)]
+        scores = [score_answer(text, *pair) for text, pair in zip(completions, states, strict=True)]
+        if log_metric is not None:
+            for name, value in accuracies(scores, [is_changed(*pair) for pair in states]).items():
+                log_metric(name, value)
+        return [float(getattr(score, self.kind)) for score in scores]
+
+
+def reward_with_accuracy(kind: str) -> _Reward:
+    """The reward function of a run; ``kind`` is ``binary`` or ``task_specific``."""
+    return _Reward(kind)
+
+
+class GreedyValidation(TrainerCallback):
+    """Before training and every ``evaluate_every`` rollout steps: greedy answers to validation cases, one each.
+
+    The accuracies enter the log of that step (``validation_accuracy`` and its parts), so they land in metrics.jsonl.
+    """
+
+    def __init__(self, task: TextGameTask, cases: Sequence[TextTransition], settings: Any, trainer: Any):
+        self.task, self.cases, self.settings, self.trainer = task, cases, settings, trainer
+        self.prompts = task.prompt_ids(cases)
+        self.changed = [is_changed(case.current, case.target) for case in cases]
+        self.fresh: dict[str, float] = {}
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self.fresh = self._measure(0)
+
+    def on_step_end(self, args, state, control, **_):
+        updates = updates_per_rollout(args)
+        step, rest = divmod(state.global_step, updates)
+        if rest == 0 and (step % self.settings.evaluate_every == 0 or step == self.settings.steps):
+            self.fresh = self._measure(step)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs is not None and "reward" in logs:
+            logs.update(self.fresh)
+            self.fresh = {}
+
+    def _measure(self, step: int) -> dict[str, float]:
+        tokenizer = self.task.tokenizer
+        result = sample(
+            self.trainer.model,
+            self.prompts,
+            1,
+            self.settings.max_response,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            greedy=True,
+            generator=torch.Generator().manual_seed(0),
+        )
+        texts = [self.task.text(ids) for ids in result.completions]
+        scores = [score_answer(text, case.current, case.target) for text, case in zip(texts, self.cases, strict=True)]
+        found = accuracies(scores, self.changed, "validation_")
+        say(f"validation at step {step}: " + ", ".join(f"{name[11:]} {value:.3f}" for name, value in found.items()))
+        return found
