@@ -130,7 +130,7 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Wall time the stage took, all its attempts together."""
+        """Wall time of the stage with its failed attempts; an attempt that was killed outright is not counted."""
         return self._record()["seconds"]
 
     def run(self, function: Callable[..., dict[str, Any] | None], force: bool = False, **kwargs: Any) -> Path:

@@ -7,6 +7,7 @@ by hashes (:mod:`rlvr_lib.notebooks`), so the DAG holds only what has to run. Wh
 
 import contextlib
 import fcntl
+import os
 import shlex
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from rlvr_lib.notebooks import (
 )
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
+
+RUN_MARK = "RLVR_RUN"  # environment variable that marks a run's processes
 
 
 def reproduce(
@@ -59,8 +62,8 @@ def reproduce(
     if not todo:
         rebuild_report(profile, [])
         return 0
-    plan = _write_plan(shelf, todo, profile, overrides, force)
     with _one_run_at_a_time(profile):
+        plan = _write_plan(shelf, todo, profile, overrides, force)
         code = _snakemake(plan, profile, jobs, extra, force)
     return _tell(todo, profile, read_json(plan), code, again)
 
@@ -109,13 +112,27 @@ def _write_plan(shelf: Shelf, todo: list[Notebook], profile: Profile, overrides:
 @contextlib.contextmanager
 def _one_run_at_a_time(profile: Profile) -> Iterator[None]:
     """Two runs of one profile in one place would overwrite each other's notebooks; the lock dies with the process."""
+    with named_disk_faults(records_folder(profile)):
+        records_folder(profile).mkdir(parents=True, exist_ok=True)
     with open(records_folder(profile) / ".lock", "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             folder = profile.runs_dir / profile.name
             raise UserError(f"another rlvr reproduce works in {folder}; wait for it or set another runs_dir") from None
+        _stop_leftovers(profile)
         yield
+
+
+def _stop_leftovers(profile: Profile) -> None:
+    """End what a killed run left behind: we hold the lock, so any process marked as this run's has lost its parent."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(RUN_MARK) == str(records_folder(profile)) and process.pid != os.getpid():
+                say(f"ending process {process.pid}, left behind by a run that was killed")
+                process.kill()
 
 
 def _snakemake(plan: Path, profile: Profile, jobs: int, extra: Sequence[str], force: bool) -> int:
@@ -125,7 +142,8 @@ def _snakemake(plan: Path, profile: Profile, jobs: int, extra: Sequence[str], fo
     # Freshness is already decided, hence --forceall; --nolock because a killed run leaves Snakemake's lock behind.
     command += ["--forceall", "--nolock", "--rerun-incomplete", "--keep-going", "--quiet", "all"]
     command += ["--cores", str(max(1, jobs) * profile.threads), *extra]
-    return subprocess.run(command, env=kernel_environment(profile, since)).returncode
+    environment = {**kernel_environment(profile, since), RUN_MARK: str(records_folder(profile))}
+    return subprocess.run(command, env=environment).returncode
 
 
 def _tell(todo: list[Notebook], profile: Profile, plan: dict[str, Any], code: int, again: str) -> int:

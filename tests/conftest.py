@@ -1,3 +1,50 @@
-"""Makes transformers, trl and peft importable beside a CPU torch before any test module imports them."""
+"""Shared by all tests: one thread, no network, real data when it lies beside the project.
+
+Importing rlvr_lib first makes transformers, trl and peft importable beside a CPU torch.
+"""
+
+import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RLVR_HEADLESS"] = "1"
+os.environ.pop("RLVR_FORCE", None)
+
+import pytest
+import torch
 
 import rlvr_lib  # noqa: F401
+from rlvr_lib.profile import Profile, load_profile
+
+torch.set_num_threads(1)
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if "RLVR_SHARED_DATA" not in os.environ and _BESIDE.is_dir():
+    os.environ["RLVR_SHARED_DATA"] = str(_BESIDE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    shared = os.environ.get("RLVR_SHARED_DATA", "")
+    if not Path(shared or "/nonexistent").is_dir():
+        mark = pytest.mark.skip(reason="real data: RLVR_SHARED_DATA names no folder")
+        for item in items:
+            if "shared_data" in item.keywords:
+                item.add_marker(mark)
+    if not torch.cuda.is_available():
+        mark = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(mark)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> str:
+    """Overrides that send runs and reports to a temporary folder."""
+    return f"runs_dir={tmp_path / 'runs'} reports_dir={tmp_path / 'reports'}"
+
+
+@pytest.fixture
+def smoke(places: str) -> Profile:
+    """The smoke profile, writing to a temporary folder."""
+    return load_profile("smoke", overrides=places)
