@@ -83,6 +83,8 @@ def parse_answer(response: str) -> dict[str, Any] | None:
 def _depth(text: str) -> int:
     """Most brackets open at once, brackets inside strings counted as well: an upper bound."""
     deepest = depth = 0
+    if sum(text.count(bracket) for bracket in "[{(") <= DEEPEST:
+        return 0  # too few to matter
     for character in text:
         if character in "[{(":
             depth += 1
@@ -118,8 +120,7 @@ def rebuild_state(current: GameState, answer: dict[str, Any]) -> list[Any]:
     Predicted records whose uuid is not in ``current`` are ignored. The score record is missing when the answer has no
     ``score`` key. Raises on answers of the wrong shape (the caller scores them 0).
     """
-    records = answer["modified"] if isinstance(answer["modified"], list) else []
-    modified = {_hashable(r["uuid"]): r for r in records if isinstance(r, dict) and "uuid" in r}
+    modified = {_hashable(record["uuid"]): record for record in _records(answer) if "uuid" in record}
     removed = answer["removed"] if isinstance(answer["removed"], list | tuple | dict | str) else ()
     state: list[Any] = []
     for record in current[:-1]:
@@ -131,6 +132,13 @@ def rebuild_state(current: GameState, answer: dict[str, Any]) -> list[Any]:
         score = answer["score"]
         state.append(score if isinstance(score, dict | list | tuple | str) and len(score) > 0 else current[-1])
     return state
+
+
+def _records(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The predicted records; a ``modified`` that is not a list of records contributes nothing."""
+    records = answer["modified"]
+    good = isinstance(records, list) and all(isinstance(record, dict) for record in records)
+    return records if good else []
 
 
 def _hashable(uuid: Any) -> Any:
@@ -214,21 +222,19 @@ def is_changed(current: GameState, gold: GameState) -> bool:
 
 def _changed_accuracy(current: GameState, gold: GameState, predicted: dict[int, Any]) -> float | None:
     """a_changed of A.9, or None when no entry of K is met; KeyError for an invented property key (the whole reward is 0)."""
-    before, after, keys = _by_uuid(current[:-1]), _by_uuid(gold[:-1]), changed_keys(current, gold)
-    hits: list[bool] = []
-    for uuid, record in after.items():
-        guess = predicted.get(uuid)
-        if guess is None:
-            continue
-        if "properties" not in guess:
-            return None
+    before, keys, hits = _by_uuid(current[:-1]), changed_keys(current, gold), []
+    both = [(record, predicted[record["uuid"]]) for record in gold[:-1] if record["uuid"] in predicted]
+    if any("properties" not in guess for _, guess in both):
+        return None
+    for record, guess in both:
+        uuid, written = record["uuid"], guess["properties"]
         known = record["properties"].keys() | (before[uuid]["properties"].keys() if uuid in before else set())
-        if any(key not in known for key in guess["properties"]):
+        if any(key not in known for key in written):
             raise KeyError("invented property")
-        for key in {**record["properties"], **guess["properties"]}:
+        for key in dict.fromkeys([*record["properties"], *known]):
             if (uuid, key) in keys:
-                gold_value = record["properties"].get(key, _MISSING)
-                hits.append(_equal(gold_value, guess["properties"].get(key, _MISSING)))
+                pair = (values.get(key, _MISSING) for values in (record["properties"], written))
+                hits.append(_equal(*pair))
         if (uuid, "contains") in keys:
             hits.append("contains" in guess and sorted(guess["contains"]) == sorted(record["contains"]))
     return sum(hits) / len(hits) if hits else None
@@ -264,8 +270,8 @@ def _task_specific(current, gold, predicted, item: float, score: float, binary: 
 def _corrected(current: GameState, gold: GameState, answer: dict[str, Any], binary: float) -> float:
     """1 when the released metric gives 1 for the objects that stay, and additions and removals are exactly right."""
     try:
-        records = answer["modified"] if isinstance(answer["modified"], list) else []
-        added = {r["uuid"]: r for r in records if r["uuid"] not in _by_uuid(current[:-1])}
+        present = _by_uuid(current[:-1])
+        added = {record["uuid"]: record for record in _records(answer) if record["uuid"] not in present}
         kept = _by_uuid(rebuild_state(current, answer)[:-1])
         predicted, truth = {**kept, **added}, _by_uuid(gold[:-1])
         if predicted.keys() != truth.keys() or not all(_score_entries(gold[-1], _final_score(current, answer))):
