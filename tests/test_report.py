@@ -11,7 +11,7 @@ from rlvr_lib.artifacts import UserError, sha256_of
 from rlvr_lib.evaluation.statistics import Interval
 from rlvr_lib.profile import load_profile
 from rlvr_lib.report import figures
-from rlvr_lib.report.build import build_report, export_reference, report_folder, runs_folder
+from rlvr_lib.report.build import build_report, claims_of, export_reference, report_folder, runs_folder, table1_of
 from rlvr_lib.report.claims import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -27,6 +27,7 @@ from rlvr_lib.report.claims import (
 from rlvr_lib.report.formats import latex_text, markdown_text
 from rlvr_lib.report.html import render_html
 from rlvr_lib.report.scores import LABELS, load_scores, read_scores
+from rlvr_lib.report.stages import log_label, metrics_logs
 from rlvr_lib.report.tables import PAPER_RESULTS, paper_table, per_game, table1
 
 ATTACK = "<script>alert('x')</script>"
@@ -62,6 +63,12 @@ RIGHT = {"base": (6, 0), "sft": (24, 10), "rlvr_binary": (48, 20), "rlvr_task_sp
 @pytest.fixture
 def profile(tmp_path):
     return load_profile("laptop", seed=0, overrides=f"runs_dir={tmp_path}/runs reports_dir={tmp_path}/reports")
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes most of the time of a report; most tests do not look at it."""
+    monkeypatch.setattr("rlvr_lib.report.build._figures", lambda *_: [])
 
 
 def write_scores(folder, models=RIGHT):
@@ -180,7 +187,7 @@ def test_unlike_cases_give_no_paired_difference(tmp_path):
     assert np.isnan(row.difference_to_sft_overall) and row.overall == pytest.approx(100 * 80 / 110, abs=1e-3)
 
 
-def test_every_form_of_a_table_carries_its_provenance(profile):
+def test_every_form_of_a_table_carries_its_provenance(profile, no_figures):
     write_scores(runs_folder(profile) / "text_game_evaluation")
     settings = {"text_game.evaluation": {"temperature": 1.0}, "text_game.data": {"source": "embedded"}}
     write_stage(runs_folder(profile), "text_game_evaluation", settings=settings)
@@ -271,7 +278,7 @@ def test_a_later_part_plugs_in_its_claims(tmp_path, monkeypatch):
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
-def test_report_with_nothing_run(profile):
+def test_report_with_nothing_run(profile, no_figures):
     path = build_report(profile, remaining=["10_text_game_data, about 1 min"])
     page, text = path.read_text(), path.with_suffix(".md").read_text()
     for content in (page, text):
@@ -314,7 +321,7 @@ def test_full_report(profile):
     assert not re.search(r'(src|href)="(?!data:|notebooks/)', page)
 
 
-def test_game_names_are_escaped(tmp_path, profile):
+def test_game_names_are_escaped(profile, no_figures):
     folder = runs_folder(profile) / "text_game_evaluation"
     folder.mkdir(parents=True)
     cases(24, 10, game=ATTACK).to_csv(folder / "sft.csv", index=False)
@@ -322,14 +329,14 @@ def test_game_names_are_escaped(tmp_path, profile):
     assert "<script" not in path.read_text() and "<script" not in path.with_suffix(".md").read_text()
 
 
-def test_edited_scores_are_told(profile):
+def test_edited_scores_are_told(profile, no_figures):
     runs = full_run(profile)
     assert "was edited" not in build_report(profile).read_text()
     cases(60, 40).to_csv(runs / "text_game_evaluation" / "sft.csv", index=False)
     assert "text_game_evaluation/sft.csv was edited" in build_report(profile).read_text()
 
 
-def test_smoke_run_judges_nothing(tmp_path):
+def test_smoke_run_judges_nothing(tmp_path, no_figures):
     smoke = load_profile("smoke", overrides=f"runs_dir={tmp_path}/runs reports_dir={tmp_path}/reports")
     full_run(smoke)
     path = build_report(smoke)
@@ -354,7 +361,7 @@ def test_export_for_reference(profile):
     assert not stale.exists() and not [name for name in files if name.endswith(".pdf")]
 
 
-def test_tables_of_a_rebuilt_report_are_equal(profile):
+def test_tables_of_a_rebuilt_report_are_equal(profile, no_figures):
     full_run(profile)
 
     def contents():
@@ -362,6 +369,29 @@ def test_tables_of_a_rebuilt_report_are_equal(profile):
         return {path.name: path.read_bytes() for path in files if not path.name.startswith("report.")}
 
     assert contents() == contents()
+
+
+def test_notebooks_get_the_same_tables(profile):
+    assert "no model has been evaluated yet" in table1_of(profile).data
+    full_run(profile)
+    assert "68.0 [" in table1_of(profile).data and "57.01" in table1_of(profile).data
+    two = claims_of(profile, ["C1", "C2"]).data
+    assert (
+        "<b>C1</b>" in two and "<b>C2</b>" in two and "<b>C3</b>" not in two and "<b>C3</b>" in claims_of(profile).data
+    )
+
+
+def test_logs_of_live_trainings_and_checkpoints(tmp_path):
+    for name in (
+        "text_game_sft/live",
+        "text_game_sft/checkpoints/c1",
+        "text_game_base.previous",
+        "text_game_rlvr_binary",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    logs = metrics_logs(tmp_path, "text_game")
+    assert [log_label(name) for name in logs] == ["RLVR, binary reward", "SFT, short live training"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -400,3 +430,19 @@ def test_render_needs_no_figure_or_table():
     from rlvr_lib.report.build import Report
 
     assert "None yet." in render_html(Report("laptop", 0))
+
+
+def test_explaining_pictures(tmp_path):
+    class Letters:
+        def __call__(self, text, add_special_tokens):
+            return {"input_ids": [ord(letter) for letter in text]}
+
+        def decode(self, ids):
+            return chr(ids[0])
+
+    advantages = [text.get_text() for text in figures.pipeline_picture().axes[0].texts if text.get_text()[:1] in "+-"]
+    rewards = np.array([1, 0, 1, 0, 0])
+    expected = (rewards - rewards.mean()) / rewards.std(ddof=1)
+    assert [float(text) for text in advantages if text] == pytest.approx(expected.round(2).tolist())
+    strip = figures.token_strip(Letters(), "a $b\n" * 60, limit=100).axes[0]
+    assert len(strip.texts) == 100 and strip.get_title() == "300 characters, 300 tokens (first 100 shown)"

@@ -8,16 +8,26 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.provenance import provenance
 from rlvr_lib.report import figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
-from rlvr_lib.report.html import render_html, render_markdown
+from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
 from rlvr_lib.report.scores import LABELS, load_scores
-from rlvr_lib.report.stages import StageRecord, edited_outputs, metrics_logs, provenance_text, setting, stage_records
+from rlvr_lib.report.stages import (
+    StageRecord,
+    edited_outputs,
+    log_label,
+    metrics_logs,
+    provenance_text,
+    setting,
+    stage_records,
+)
 from rlvr_lib.report.tables import per_game, table1
 
 if TYPE_CHECKING:
@@ -97,6 +107,26 @@ def _without_verdicts(claims: list[Claim], profile: str) -> list[Claim]:
     ]
 
 
+def table1_of(profile: "Profile") -> Any:
+    """Table 1 of what has been evaluated, for a notebook to display."""
+    report = Report(profile.name, profile.seed, stages=stage_records(runs_folder(profile)))
+    tables = _tables(report, runs_folder(profile))
+    parts = [Markup("<p><b>{}</b></p>").format(table.title) + table_page(table) for table in tables[:1]]
+    return _displayed(parts or [Markup("<p>{}</p>").format(text) for text in report.missing])
+
+
+def claims_of(profile: "Profile", names: Sequence[str] = ()) -> Any:
+    """The verdicts on ``names`` (default: all claims), for a notebook to display."""
+    claims = _without_verdicts(evaluate_claims(runs_folder(profile), profile.seed), profile.name)
+    return _displayed([claims_page([one for one in claims if not names or one.id in names])])
+
+
+def _displayed(parts: list[Markup]) -> Any:
+    from IPython.display import HTML
+
+    return HTML(f"<style>{CSS_TABLES}</style>" + "".join(parts))
+
+
 def weights_text(stages: list[StageRecord]) -> str:
     """Which way the run went, model by model: from released weights, or trained from scratch."""
     words = {"released": "from the released weights", "scratch": "trained from scratch"}
@@ -123,7 +153,7 @@ def table_caption(report: Report, stage: StageRecord) -> str:
     """Provenance of the scores: profile, seed, sampling, then commit, date, hardware and versions of the evaluation."""
     temperature = setting([stage], "text_game.evaluation.temperature")
     sampling = "not recorded" if temperature is None else f"{temperature}{' (greedy)' if temperature == 0 else ''}"
-    source = setting([stage], "text_game.data.source") or stage.facts.get("source")
+    source = setting([stage, *report.stages], "text_game.data.source")
     seed = report.seed if stage.seed is None else stage.seed
     words = [
         *report.warnings,
@@ -138,9 +168,10 @@ def table_caption(report: Report, stage: StageRecord) -> str:
 def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]:
     drawn = []
     logs = metrics_logs(runs, "text_game")
-    rlvr = {label: records for label, records in logs.items() if any("reward" in record for record in records)}
+    rlvr = {name: records for name, records in logs.items() if any("reward" in record for record in records)}
     if rlvr:
-        figures.text_game_curves(rlvr, folder / "text_game_curves")
+        labelled = {log_label(name): records for name, records in rlvr.items()}
+        figures.text_game_curves(labelled, folder / "text_game_curves")
         drawn.append(
             (folder / "text_game_curves.png", "Text games: reward, accuracy, KL, entropy, length during RLVR.")
         )
@@ -149,11 +180,12 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
     if report.tables:
         figures.accuracy_bars(report.tables[0].data, path=folder / "table1_bars")
         drawn.append((folder / "table1_bars.png", "Table 1 as bars; hollow diamonds are the paper's numbers."))
-    for label, records in logs.items():
-        if label not in rlvr and any("loss" in record for record in records):
-            name = f"text_game_{label.lower().replace(' ', '_')}_loss"
-            figures.likelihood_curve(records, folder / name, f"Text games, {label}: likelihood training")
-            drawn.append((folder / f"{name}.png", f"Text games, {label}: training and validation loss."))
+    for name, records in logs.items():
+        if name not in rlvr and any("loss" in record for record in records):
+            title = f"Text games, {log_label(name)}: likelihood training"
+            path = folder / f"text_game_{name}_loss"
+            figures.likelihood_curve(records, path, title)
+            drawn.append((path.with_suffix(".png"), f"{title}, training and validation loss."))
     return drawn
 
 

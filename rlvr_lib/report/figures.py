@@ -1,30 +1,25 @@
 """Figures: training curves (the paper's text-game curves), Table 1 as bars with intervals, likelihood curves.
 
-Drawn on plain ``Figure`` objects, so that no window system or notebook state is needed; in a notebook a figure as the
-last value of a cell is shown. The paper's curves have no intervals and no KL, entropy or length panels; ours do.
-Colours: Okabe and Ito's set, distinguishable with colour-blind eyes; train and held-out differ by line style as well.
+Called without a path in a notebook, a figure is shown at the end of the cell (end the call with a semicolon); with a
+path it is only written. The paper's curves have no intervals and no KL, entropy or length panels; ours do.
+Train and held-out differ by line style as well as by strength.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlvr_lib.artifacts import atomic_write_bytes
+from rlvr_lib.report.drawing import BLACK, BLUE, LINES, ORANGE, SKY, VERMILION, new_figure, save
+from rlvr_lib.report.drawing import style as style
+from rlvr_lib.report.pictures import pipeline_picture as pipeline_picture
+from rlvr_lib.report.pictures import token_strip as token_strip
 from rlvr_lib.report.scores import MODELS
-
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)  # yellow is too light for lines on white
 
 # key in a metrics record, panel title, unit of the axis, factor; the second key is drawn as held-out
 PANELS = (
@@ -35,42 +30,6 @@ PANELS = (
     ("entropy", None, "entropy (nats per token)", 1.0),
     ("length", None, "response length (tokens)", 1.0),
 )
-
-
-def style() -> None:
-    """Set matplotlib's defaults: readable in print at 7 inches, thin frames, the colours above. Needs no display."""
-    matplotlib.rcParams.update(
-        {
-            "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9, "legend.fontsize": 8.5,
-            "xtick.labelsize": 8, "ytick.labelsize": 8, "figure.dpi": 110, "savefig.dpi": 200,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True,
-            "grid.color": "#DDDDDD", "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.8,
-            "legend.frameon": False, "axes.prop_cycle": cycler(color=LINES), "pdf.fonttype": 42,
-        }
-    )  # fmt: skip
-    _show_figures_in_notebooks()
-
-
-def _show_figures_in_notebooks() -> None:
-    """Make a Figure the printable last value of a cell; pyplot would do it, but keeps every figure alive."""
-    try:
-        from IPython import get_ipython
-        from IPython.core.pylabtools import select_figure_formats
-    except ImportError:
-        return
-    if (shell := get_ipython()) is not None:
-        select_figure_formats(shell, {"png"})
-
-
-def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Write ``<folder>/<name>.png`` (200 dpi) and ``.pdf``; equal figures give equal bytes (no dates inside)."""
-    paths = []
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-    for suffix, facts in metadata.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=200, metadata=facts)
-        paths.append(atomic_write_bytes(Path(folder) / f"{name}.{suffix}", buffer.getvalue()))
-    return paths
 
 
 def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +57,7 @@ def text_game_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: P
     ...}; absent keys are not drawn. Light: raw training values; bold: running mean; dots on dashes: held-out cases.
     Saved as .png and .pdf when ``path`` (a name without suffix) is given.
     """
-    style()
-    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
+    figure = new_figure(9.6, 5.4, shown=path is None)
     panels = figure.subplots(2, 3).ravel()
     for axes, (key, held_out, title, factor) in zip(panels, PANELS, strict=True):
         for colour, records in zip(_colours(metrics), metrics.values(), strict=True):
@@ -159,9 +117,8 @@ def _legend(metrics: Mapping[str, Any]) -> list[Line2D]:
 
 def accuracy_bars(table: pd.DataFrame, split: str = "in_distribution", path: Path | str | None = None) -> Figure:
     """Table 1 (its ``data``) as bars: unchanged, changed, overall with 95 % intervals; hollow diamonds: the paper."""
-    style()
     rows = table[(table["split"] == split) & table.get("overall", pd.Series(dtype=float)).notna()]
-    figure = Figure(figsize=(7.2, 0.8 + 0.55 * max(len(rows), 2)), layout="constrained")
+    figure = new_figure(7.2, 0.8 + 0.55 * max(len(rows), 2), shown=path is None)
     axes = figure.subplots()
     for offset, part, colour in ((-0.26, "unchanged", SKY), (0, "changed", ORANGE), (0.26, "overall", BLUE)):
         _bars(axes, rows, part, np.arange(len(rows)) + offset, colour)
@@ -194,8 +151,7 @@ def likelihood_curve(
     records: Sequence[Mapping[str, Any]], path: Path | str | None = None, title: str = "likelihood training"
 ) -> Figure:
     """Training loss (light: each logged step, bold: running mean) and validation loss (dots) against steps."""
-    style()
-    figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+    figure = new_figure(5.6, 3.0, shown=path is None)
     axes = figure.subplots()
     _draw_training(axes, *series(records, "loss"), 1.0, BLUE)
     for key in ("validation_loss", "eval_loss"):

@@ -17,28 +17,52 @@ from markupsafe import Markup
 from PIL import Image
 
 from rlvr_lib.progress import clock
-from rlvr_lib.report.formats import EMPTY, markdown_text, plain
+from rlvr_lib.report.formats import EMPTY, Table, markdown_text, plain
 from rlvr_lib.report.scores import LABELS
 
 if TYPE_CHECKING:
     from rlvr_lib.report.build import Report
+    from rlvr_lib.report.claims import Claim
 
 BADGES = {"reproduced": "yes", "not reproduced": "no", "inconclusive": "open", "not run": "none"}
 
-CSS = """
+CSS_PAGE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #ccc}
-table{border-collapse:collapse;font-size:.85rem;margin:.6rem 0} .wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.85rem;margin:.6rem 0}
 th,td{padding:.25rem .6rem;border-bottom:1px solid #e2e2e2;text-align:right;vertical-align:top}
-th:first-child,td:first-child,td.text,th.text{text-align:left} thead th{border-bottom:1.5px solid #555}
-th.paper,td.paper{background:#f4f4f4;color:#444} caption,figcaption,small{color:#555;font-size:.78rem;text-align:left}
-figure{margin:1rem 0} img{max-width:100%;height:auto}
+th:first-child,td:first-child{text-align:left} thead th{border-bottom:1.5px solid #555}
+figcaption,small{color:#555;font-size:.78rem} figure{margin:1rem 0} img{max-width:100%;height:auto}
 .warn{border-left:4px solid #D55E00;padding:.4rem .8rem;background:#fdf1e8}
-.badge{white-space:nowrap;padding:.05rem .5rem;border-radius:.6rem;border:1px solid #777;font-size:.8rem}
-.yes{background:#0072B2;color:#fff} .no{background:#D55E00;color:#fff} .open{background:#eee} .none{border-style:dashed}
-tr.part td{border-bottom:1px dotted #e2e2e2;color:#444} tr.part td:first-child{padding-left:1.6rem}
 @media print{body{max-width:none;margin:0;font-size:10pt} figure,table,tr{break-inside:avoid} h2{break-after:avoid}
 .wide{overflow:visible} table{font-size:7.5pt} th,td{padding:.1rem .25rem}}
+"""
+
+CSS_TABLES = """
+.wide{overflow-x:auto} .wide td.text,.wide th.text,.wide td:first-child{text-align:left}
+.wide th.paper,.wide td.paper{background:#f4f4f4;color:#444}
+.badge{white-space:nowrap;padding:.05rem .5rem;border-radius:.6rem;border:1px solid #777;font-size:.8rem}
+.yes{background:#0072B2;color:#fff} .no{background:#D55E00;color:#fff} .open{background:#eee} .none{border-style:dashed}
+tr.part td{border-bottom:1px dotted #e2e2e2;color:#444} .wide tr.part td:first-child{padding-left:1.6rem}
+"""
+
+CLAIMS = """<div class="wide"><table><thead>
+<tr><th>claim</th><th class="paper text">the paper</th><th>ours (points)</th><th>n</th>
+<th class="text">verdict</th></tr></thead><tbody>
+{% for c in claims %}<tr><td><b>{{ c.id }}</b> {{ c.statement }}</td><td class="paper text">{{ c.paper }}</td>
+<td></td><td></td><td class="text"><span class="badge {{ badge[c.verdict] }}">{{ c.verdict }}</span>
+{% if c.why %}<br><small>{{ c.why }}</small>{% endif %}</td></tr>
+{% for p in c.parts %}<tr class="part"><td>{{ p.name }}{{ "" if p.decides else " (context, does not decide)" }}</td>
+<td class="paper text">{{ p.paper }}</td><td>{{ p.text }}</td><td>{{ p.interval.n if p.interval else "" }}</td>
+<td class="text">{{ p.verdict }}</td></tr>
+{% endfor %}{% endfor %}</tbody></table></div>
+"""
+
+TABLE = """{% for title, block in t.blocks.items() %}<p><i>{{ title }}</i></p>
+<div class="wide">{{ table(block) }}</div>{% endfor %}
+<p><small>{{ t.caption }}</small></p>
+{% if t.left_out %}<ul>{% for model, why in t.left_out.items() %}
+<li><small>left out: {{ labels.get(model, model) }}: {{ why }}</small></li>{% endfor %}</ul>{% endif %}
 """
 
 PAGE = """<!doctype html>
@@ -52,22 +76,10 @@ PAGE = """<!doctype html>
 {% endif %}
 <h2>Verdict per claim</h2>
 <p><small>{{ rule }}</small></p>
-<div class="wide"><table><thead><tr><th>claim</th><th class="paper text">the paper</th><th>ours (points)</th><th>n</th>
-<th class="text">verdict</th></tr></thead><tbody>
-{% for c in r.claims %}<tr><td><b>{{ c.id }}</b> {{ c.statement }}</td><td class="paper text">{{ c.paper }}</td>
-<td></td><td></td><td class="text"><span class="badge {{ badge[c.verdict] }}">{{ c.verdict }}</span>
-{% if c.why %}<br><small>{{ c.why }}</small>{% endif %}</td></tr>
-{% for p in c.parts %}<tr class="part"><td>{{ p.name }}{{ "" if p.decides else " (context, does not decide)" }}</td>
-<td class="paper text">{{ p.paper }}</td><td>{{ p.text }}</td><td>{{ p.interval.n if p.interval else "" }}</td>
-<td class="text">{{ p.verdict }}</td></tr>
-{% endfor %}{% endfor %}</tbody></table></div>
+{{ claims_page(r.claims) }}
 <h2>Tables</h2>
 {% for t in r.tables %}<h3>{{ t.title }}</h3>
-{% for title, block in t.blocks.items() %}<p><i>{{ title }}</i></p>
-<div class="wide">{{ table(block) }}</div>{% endfor %}
-<p><small>{{ t.caption }}</small></p>
-{% if t.left_out %}<ul>{% for model, why in t.left_out.items() %}
-<li><small>left out: {{ labels.get(model, model) }}: {{ why }}</small></li>{% endfor %}</ul>{% endif %}
+{{ table_page(t) }}
 {% else %}<p>None yet.</p>{% endfor %}
 <h2>Figures</h2>
 {% for path, caption in r.figures %}<figure><img src="{{ inline(path) }}" alt="{{ caption }}">
@@ -91,13 +103,25 @@ RULE = (
 )
 
 
+def _render(template: str, **values: Any) -> Markup:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return Markup(environment.from_string(template).render(table=html_table, labels=LABELS, badge=BADGES, **values))
+
+
+def claims_page(claims: "list[Claim]") -> Markup:
+    """The table of verdicts, parts under their claim."""
+    return _render(CLAIMS, claims=claims)
+
+
+def table_page(table: Table) -> Markup:
+    """A table's blocks, caption and what was left out."""
+    return _render(TABLE, t=table)
+
+
 def render_html(report: "Report") -> str:
     """The page as one string without outside resources."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(PAGE).render(
-        r=report, css=Markup(CSS), rule=RULE, badge=BADGES, labels=LABELS,
-        table=html_table, inline=inline_png, stages=stage_frame(report),
-    )  # fmt: skip
+    values = {"css": Markup(CSS_PAGE + CSS_TABLES), "rule": RULE, "stages": stage_frame(report)}
+    return _render(PAGE, r=report, inline=inline_png, claims_page=claims_page, table_page=table_page, **values)
 
 
 def html_table(frame: pd.DataFrame) -> Markup:

@@ -22,9 +22,11 @@ MODELS = {
 REFERENCES = {
     "always_no_change": 'always "no change"',
     "oracle": "oracle (the truth as the answer)",
+    "base_greedy": "base, decoded greedily",
     "sft_greedy": "SFT, decoded greedily",
     "sft_t05": "SFT, temperature 0.5",
     "rlvr_binary_greedy": "RLVR binary, decoded greedily",
+    "rlvr_task_specific_greedy": "RLVR task-specific, decoded greedily",
 }
 LABELS = MODELS | REFERENCES
 SPLITS = {"in_distribution": "In-distribution games", "held_out": "Held-out games"}

@@ -88,20 +88,22 @@ def setting(records: Sequence[StageRecord], dotted: str) -> Any:
 
 
 def metrics_logs(runs: Path, prefix: str) -> dict[str, list[dict[str, Any]]]:
-    """Label -> records of every ``metrics.jsonl`` under stages whose name begins with ``prefix``, with any record."""
+    """Short name (``rlvr_binary``, ``sft_live``) -> records of every non-empty ``metrics.jsonl`` of the stages whose
+    name begins with ``prefix``; those of checkpoints and earlier versions are left out."""
     logs = {}
     for path in sorted(runs.glob(f"{prefix}*/**/metrics.jsonl")):
         folder = path.parent.relative_to(runs)
-        records = MetricsLog(path).read() if ".previous" not in folder.parts[0] else []
-        if records:
-            logs[stage_label(folder, prefix)] = records
+        if folder.parts[0].endswith(".previous") or "checkpoints" in folder.parts:
+            continue
+        if records := MetricsLog(path).read():
+            logs["_".join(folder.parts).removeprefix(prefix).strip("_") or prefix] = records
     return logs
 
 
-def stage_label(folder: Path, prefix: str) -> str:
-    """``text_game_rlvr_binary`` or ``text_game_rlvr/binary`` -> the label of that row in the tables."""
-    name = "_".join(folder.parts).removeprefix(prefix).strip("_")
-    return LABELS.get(name) or name.replace("_", " ") or prefix
+def log_label(name: str) -> str:
+    """A log's name as a reader knows it: the label of that row in the tables."""
+    plain = name.removesuffix("_live")
+    return LABELS.get(plain, plain.replace("_", " ")) + (", short live training" if plain != name else "")
 
 
 def provenance_text(provenance: Mapping[str, Any]) -> str:

@@ -184,7 +184,8 @@ def browse(
     from IPython.display import HTML
 
     def page(index: int) -> str:
-        return diff_html(transitions[index], *(None if x is None else x[index] for x in (responses, scores)))
+        response, score = (None if x is None else x[index] for x in (responses, scores))
+        return diff_html(transitions[index], response, score)  # type: ignore[arg-type]
 
     if not transitions:
         return HTML("<p>No transitions to show.</p>")
