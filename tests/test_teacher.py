@@ -1,6 +1,7 @@
 """Teachers and rejection sampling: the engine, a lying local endpoint, the keep rule, the public file format."""
 
 import json
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -248,3 +249,16 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"broken\.parquet"):
         read_sft_samples(tmp_path / "broken.parquet")
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(KEY_NAME, SECRET)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).resolve().parent.parent / "docs" / "your_own_data.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    lit = {"name": "lamp (ID: 2)", "uuid": 2, "type": "Lamp", "properties": {"isOn": True}, "contains": []}
+    with chat_server(lambda *_: reply(say(modified=[lit], removed=[], score={}), reasoning="It is a lamp. ")) as server:
+        exec(code.replace("http://localhost:8000/v1", server.url), {})
+    (sample,) = read_sft_samples("sft.jsonl")
+    assert sample.response.startswith("It is a lamp. Thinking.") and sample.case_id == "cabin/0"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 1

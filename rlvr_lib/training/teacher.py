@@ -47,8 +47,8 @@ def engine_teacher(
 ) -> str:
     """Which rules fired and what they changed, then the perfect answer.
 
-    With probability ``slip`` (needs ``rng``) the answer, not the reasoning, gets one thing wrong. Transitions without
-    notes (public data) get the reasoning of an idle step: they need an endpoint.
+    With probability ``slip`` (needs ``rng``) the answer, not the reasoning, gets one thing wrong. The notes of public
+    records are read off their states: they say what changes, not why; for reasons, ask an endpoint.
     """
     target = transition.target
     if slip and (rng or Random(0)).random() < slip:
