@@ -94,7 +94,9 @@ def reference_answers(cases: Sequence[TextTransition], kind: str) -> list[Answer
 
 def decodings(models: dict[str, Path], temperature: float) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Rows of the table that need a model: name, checkpoint, sampling settings. Greedy and cooler rows for SFT and RLVR."""
-    rows: dict[str, tuple[Path, dict[str, Any]]] = {name: (path, {"temperature": temperature}) for name, path in models.items()}
+    rows: dict[str, tuple[Path, dict[str, Any]]] = {
+        name: (path, {"temperature": temperature}) for name, path in models.items()
+    }
     for name in ("base", "sft", "rlvr_binary", "rlvr_task_specific"):
         if name in models:
             rows[f"{name}_greedy"] = (models[name], {"greedy": True})
@@ -103,7 +105,9 @@ def decodings(models: dict[str, Path], temperature: float) -> dict[str, tuple[Pa
     return rows
 
 
-def evaluate(folder: Path, profile: Profile, task: TextGameTask, splits: dict[str, list], models: dict[str, Path]) -> dict[str, Any]:
+def evaluate(
+    folder: Path, profile: Profile, task: TextGameTask, splits: dict[str, list], models: dict[str, Path]
+) -> dict[str, Any]:
     """Write ``folder``/<row>.csv (scores) and <row>.jsonl (responses) for every row; rows already there are kept.
 
     ``splits`` maps ``in_distribution`` and ``held_out`` to their cases. Returns facts with seconds per row.
@@ -130,17 +134,26 @@ def _answers_of(path: Path, profile: Profile, task: TextGameTask, splits: dict[s
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
     rows = settings.batch
     return {
-        name: (cases, answer_all(model, task, cases, max_response=settings.max_response, seed=profile.seed, rows=rows, **how))
+        name: (
+            cases,
+            answer_all(model, task, cases, max_response=settings.max_response, seed=profile.seed, rows=rows, **how),
+        )
         for name, cases in splits.items()
         if cases
     }
 
 
-def write_scores(folder: Path, name: str, answered: dict[str, tuple[Sequence[TextTransition], list[Answer]]]) -> pd.DataFrame:
+def write_scores(
+    folder: Path, name: str, answered: dict[str, tuple[Sequence[TextTransition], list[Answer]]]
+) -> pd.DataFrame:
     """Score the answers of every split and write the two files of a row; the table last, as it marks the row done."""
     scores = pd.concat([score_cases(cases, answers, split) for split, (cases, answers) in answered.items()])
     texts = pd.DataFrame(
-        [{"case_id": case.case_id, "response": answer.text} for cases, answers in answered.values() for case, answer in zip(cases, answers, strict=True)]
+        [
+            {"case_id": case.case_id, "response": answer.text}
+            for cases, answers in answered.values()
+            for case, answer in zip(cases, answers, strict=True)
+        ]
     )
     atomic_write_text(folder / f"{name}.jsonl", texts.to_json(orient="records", lines=True))
     atomic_write_text(folder / f"{name}.csv", scores.to_csv(index=False))

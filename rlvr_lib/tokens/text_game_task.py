@@ -57,7 +57,9 @@ def situations(transitions: Sequence[TextTransition]) -> list[list[TextTransitio
     return groups
 
 
-def pages(group: Sequence[TextTransition], rng: Random, tries: int, changed: float, is_changed) -> list[list[TextTransition]]:
+def pages(
+    group: Sequence[TextTransition], rng: Random, tries: int, changed: float, is_changed
+) -> list[list[TextTransition]]:
     """Cut one situation into pages of ``tries`` actions, with unchanged ones thinned to about 1 - ``changed``."""
     busy = [transition for transition in group if is_changed(transition.current, transition.target)]
     idle = [transition for transition in group if not is_changed(transition.current, transition.target)]

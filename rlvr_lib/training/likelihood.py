@@ -21,7 +21,15 @@ from rlvr_lib.progress import MetricsLog, say
 IGNORED = -100
 
 
-def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, seed: int):
+def tiny_qwen2(
+    tokenizer: PreTrainedTokenizerFast,
+    hidden: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    intermediate: int,
+    seed: int,
+):
     """A fresh Qwen2 causal LM of a few million parameters, tied embeddings, seeded."""
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -55,7 +63,9 @@ class Pages(Dataset):
         return {"input_ids": list(ids), "labels": labels, "length": len(ids)}
 
 
-def encode_page(tokenizer: PreTrainedTokenizerFast, parts: Sequence[tuple[str, bool]], most: int) -> tuple[list[int], list[bool]]:
+def encode_page(
+    tokenizer: PreTrainedTokenizerFast, parts: Sequence[tuple[str, bool]], most: int
+) -> tuple[list[int], list[bool]]:
     """Tokens of (text, carries loss) parts, cut after the last whole part that fits into ``most`` tokens."""
     ids: list[int] = []
     counted: list[bool] = []
@@ -76,7 +86,11 @@ def collate(rows: Sequence[dict[str, Any]], pad: int = 0) -> dict[str, torch.Ten
 
     ids = padded("input_ids", pad)
     lengths = torch.tensor([[len(row["input_ids"])] for row in rows])
-    return {"input_ids": ids, "labels": padded("labels", IGNORED), "attention_mask": (torch.arange(longest) < lengths).long()}
+    return {
+        "input_ids": ids,
+        "labels": padded("labels", IGNORED),
+        "attention_mask": (torch.arange(longest) < lengths).long(),
+    }
 
 
 class LogToFile(TrainerCallback):
@@ -141,7 +155,9 @@ def train_likelihood(
     )
     step = json.loads((Path(last) / "trainer_state.json").read_text())["global_step"] if last else 0
     log = LogToFile(folder / "metrics.jsonl", label, step)
-    trainer = Trainer(model, arguments, data_collator=collate, train_dataset=train, eval_dataset=validation, callbacks=[log])
+    trainer = Trainer(
+        model, arguments, data_collator=collate, train_dataset=train, eval_dataset=validation, callbacks=[log]
+    )
     if last:
         say(f"{label}: resumes at step {step}")
     trainer.train(resume_from_checkpoint=last)

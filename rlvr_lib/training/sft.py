@@ -42,7 +42,9 @@ def encode_answers(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str
     for prompt, response in zip(prompts, responses, strict=True):
         ids = [*prompt, *response, tokenizer.eos_token_id]
         if len(ids) > max_length:
-            raise UserError(f"an SFT sample has {len(ids)} tokens, sft.max_length is {max_length}: raise it or filter the data")
+            raise UserError(
+                f"an SFT sample has {len(ids)} tokens, sft.max_length is {max_length}: raise it or filter the data"
+            )
         rows["input_ids"].append(ids)
         rows["labels"].append([IGNORED] * len(prompt) + ids[len(prompt) :])
     return Dataset.from_dict(rows)
@@ -121,13 +123,21 @@ def train_sft(
     )
     trainer.train(resume_from_checkpoint=last)
     merge_adapter(trainer.model, tokenizer, folder / "model")
-    return {"steps": trainer.state.global_step, "best_validation_loss": trainer.state.best_metric, "samples": len(train)}
+    return {
+        "steps": trainer.state.global_step,
+        "best_validation_loss": trainer.state.best_metric,
+        "samples": len(train),
+    }
 
 
 def lora_config(settings: Any) -> LoraConfig:
     """LoRA on all linear layers of the trunk, no bias."""
     return LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", bias="none", task_type="CAUSAL_LM"
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules="all-linear",
+        bias="none",
+        task_type="CAUSAL_LM",
     )
 
 

@@ -15,8 +15,9 @@ from rlvr_lib.artifacts import atomic_write_json
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.tokens import text_game_task as task
-from rlvr_lib.tokens.text_tokenizer import END, train_tokenizer
-from rlvr_lib.training.teacher import engine_teacher, rejection_sample, write_sft_samples
+from rlvr_lib.tokens.text_tokenizer import END, load_tokenizer, train_tokenizer
+from rlvr_lib.training.released import released
+from rlvr_lib.training.teacher import ask_teacher, rejection_sample, write_sft_samples
 from rlvr_lib.worlds.text_crawl import crawl_split
 from rlvr_lib.worlds.text_game_data import crawl_transitions, draw_cases, question_key, save_cases
 from rlvr_lib.worlds.text_game_rewards import is_changed, is_changed_for_training
@@ -43,10 +44,12 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
         cases[name] = [item for item in chosen if is_changed_for_training(item.current, item.target) is wanted][:half]
     for name, items in cases.items():
         save_cases(folder / f"{name}.jsonl", items)
-    samples, told = teacher_samples(chosen, profile)
+    samples, told = teacher_samples(folder, chosen, profile)
     write_sft_samples(folder / "sft.jsonl", samples)
     if profile.text_game.model.kind == "tiny_qwen2":
-        make_tokenizer(profile, train).save_pretrained(folder / "tokenizer")
+        ready = profile.text_game.pretrain.start == "released"
+        tokenizer = load_tokenizer(released("base", profile)) if ready else make_tokenizer(profile, train)
+        tokenizer.save_pretrained(folder / "tokenizer")
     facts = {**{name: len(items) for name, items in cases.items()}, "sft": len(samples), "teacher": told}
     atomic_write_json(folder / "manifest.json", {"generator": 1, "seed": seed, **facts})
     return facts
@@ -58,7 +61,9 @@ def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
     train = list(crawl_transitions("train", settings.layouts_train, TRAINING_GAMES))
     beyond = range(settings.layouts_train, layouts)
     records = (record for name in TRAINING_GAMES for record in crawl_split("train", beyond, (name,)))
-    seen = {question_key(item) for item in train} | {question_key(TextTransition.from_record(record)) for record in records}
+    seen = {question_key(item) for item in train} | {
+        question_key(TextTransition.from_record(record)) for record in records
+    }
     splits: dict[str, list[TextTransition]] = {"train": train}
     for name, split, number, games in (
         ("validation", "validation", settings.validation_transitions, TRAINING_GAMES),
@@ -80,7 +85,9 @@ def public_splits(profile: Profile) -> dict[str, list[TextTransition]]:
 
     settings = profile.text_game.data
     data = bytesized32.load(settings.root or None)
-    validation = draw_cases(data.train, settings.validation_transitions, settings.changed_share, profile.seed, is_changed)
+    validation = draw_cases(
+        data.train, settings.validation_transitions, settings.changed_share, profile.seed, is_changed
+    )
     taken = {question_key(item) for item in (*validation, *data.test)}
     train = [item for item in data.train if question_key(item) not in taken]
     test = data.test
@@ -89,16 +96,28 @@ def public_splits(profile: Profile) -> dict[str, list[TextTransition]]:
     return {"train": train, "validation": validation, "test": test, "held_out": []}
 
 
-def teacher_samples(train: Sequence[TextTransition], profile: Profile):
-    """Teacher answers by rejection sampling (A.10), at most ``data.sft_samples`` of them, in random order."""
-    settings, rng = profile.text_game.teacher, Random(f"teacher/{profile.seed}")
-    order = list(train)
-    rng.shuffle(order)
-    answers = [engine_teacher(transition, rng) for transition in order]
-    samples, told = rejection_sample(
-        order, answers, rng, keep_unchanged=settings.keep_unchanged_ratio, prompt=task.compact_prompt
-    )
-    return samples[: profile.text_game.data.sft_samples], told
+def teacher_samples(folder: Path, train: Sequence[TextTransition], profile: Profile):
+    """Teacher answers by rejection sampling (A.10), at most ``data.sft_samples`` of them, in random order.
+
+    About twice as many questions are asked as answers wanted, half of them about changing transitions.
+    """
+    settings, wanted = profile.text_game.teacher, profile.text_game.data.sft_samples
+    rng = Random(f"teacher/{profile.seed}")
+    asked = rng.sample(list(train), min(len(train), round(2.2 * wanted)))
+    prompt = prompt_writer(profile)
+    answers = ask_teacher(asked, [prompt(item) for item in asked], settings, rng, folder / "teacher_cache.jsonl")
+    keep = settings.keep_unchanged_ratio
+    samples, told = rejection_sample(asked, answers, rng, keep_unchanged=keep, prompt=prompt)
+    return samples[:wanted], told
+
+
+def prompt_writer(profile: Profile):
+    """How a profile writes prompts: compact for our own small model, the paper's full prompt for a hub model."""
+    if profile.text_game.model.kind == "tiny_qwen2":
+        return task.compact_prompt
+    from rlvr_lib.worlds.bytesized32_prompt import full_prompt
+
+    return full_prompt(profile.text_game.data.root)
 
 
 def make_tokenizer(profile: Profile, train: Iterable[TextTransition]) -> PreTrainedTokenizerFast:

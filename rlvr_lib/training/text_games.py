@@ -13,65 +13,30 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlvr_lib.artifacts import ROOT, UserError, read_json, sha256_of
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
-from rlvr_lib.tokens.text_game_task import TextGameTask, compact_prompt
+from rlvr_lib.tokens.text_game_task import TextGameTask
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training import likelihood
 from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config, last_whole_checkpoint
+from rlvr_lib.training.released import take_released
 from rlvr_lib.training.sft import train_sft
 from rlvr_lib.training.teacher import read_sft_samples
-from rlvr_lib.training.text_game_corpus import PAGE_TOKENS, base_pages, validation_pages
+from rlvr_lib.training.text_game_corpus import PAGE_TOKENS, base_pages, prompt_writer, validation_pages
 from rlvr_lib.training.text_game_rollouts import GreedyValidation, reward_with_accuracy
 from rlvr_lib.worlds.bytesized32 import MixedPool
 from rlvr_lib.worlds.text_game_data import load_cases
 from rlvr_lib.worlds.transitions import TextTransition
 
-RELEASED = ROOT / "data" / "weights" / "text_games"
-
 
 def make_task(profile: Profile, folder: Path) -> TextGameTask:
     """The task for a profile; ``folder`` holds the tokenizer (the data stage's, or a checkpoint of a hub model)."""
     if profile.text_game.model.kind == "tiny_qwen2":
-        return TextGameTask(load_tokenizer(folder), compact_prompt)
-    from rlvr_lib.worlds.bytesized32 import full_prompt
-
-    return TextGameTask(AutoTokenizer.from_pretrained(folder), full_prompt(profile.text_game.data.root), chat=True)
-
-
-def released(part: str, profile: Profile) -> Path:
-    """Folder of released weights (``base`` or ``sft``); they only fit the embedded games and the released size."""
-    folder = RELEASED / part
-    if profile.text_game.data.source != "embedded":
-        raise UserError(f"released {part} weights know the embedded games only: set text_game.pretrain.start=scratch text_game.sft.start=scratch")
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(f"{folder}/model.safetensors is missing: check the files out again, or use start: scratch")
-    manifest = read_json(folder / "manifest.json")
-    if sha256_of(folder / "model.safetensors") != manifest["sha256"]:
-        raise UserError(f"{folder}/model.safetensors is not the released file (wrong hash): check it out again")
-    return folder
-
-
-def release(checkpoint: Path, part: str, facts: dict[str, Any]) -> Path:
-    """Write a checkpoint to data/weights in half precision with its manifest (command, data, seed, curve's end)."""
-    folder = RELEASED / part
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
-    manifest = {**facts, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    return folder
-
-
-def _take_released(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
-    source = released(part, profile)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    model.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "model")
-    return {"released": part, "manifest": read_json(source / "manifest.json")}
+        return TextGameTask(load_tokenizer(folder), prompt_writer(profile))
+    return TextGameTask(AutoTokenizer.from_pretrained(folder), prompt_writer(profile), chat=True)
 
 
 def make_base(folder: Path, profile: Profile, data: Path) -> dict[str, Any]:
@@ -86,7 +51,7 @@ def make_base(folder: Path, profile: Profile, data: Path) -> dict[str, Any]:
         trained = _train_base(folder, profile, data, settings.steps, settings.layouts)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return trained
-    facts = _take_released("base", profile, folder)
+    facts = take_released("base", profile, folder)
     if settings.live_steps:
         facts["live"] = _train_base(folder / "live", profile, data, settings.live_steps, 4)
         for leftover in ("checkpoints", "model"):
@@ -126,7 +91,13 @@ def _train_base(folder: Path, profile: Profile, data: Path, steps: int, layouts:
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-    return {"steps": steps, "pages": len(train), "tokens": tokens, "parameters": model.num_parameters(), "validation_loss": losses[-1:]}
+    return {
+        "steps": steps,
+        "pages": len(train),
+        "tokens": tokens,
+        "parameters": model.num_parameters(),
+        "validation_loss": losses[-1:],
+    }
 
 
 def _fetch_hub_model(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -162,7 +133,7 @@ def make_sft(folder: Path, profile: Profile, data: Path, base: Path) -> dict[str
         dtype=profile.text_game.model.dtype,
     )
     if settings.start == "released":
-        facts = _take_released("sft", profile, folder)
+        facts = take_released("sft", profile, folder)
         if settings.live_steps:
             facts["live"] = train(folder / "live", most_steps=settings.live_steps)
             for leftover in ("checkpoints", "model"):
@@ -204,7 +175,9 @@ def rollout_order(data: Path, profile: Profile, reward: str) -> list[TextTransit
     settings = profile.text_game.rlvr
     ratio = getattr(settings, f"unchanged_ratio_{reward}")
     changed, unchanged = (load_cases(data / f"pool_{kind}.jsonl") for kind in ("changed", "unchanged"))
-    pool = MixedPool(changed, unchanged, slots=round(len(changed) * ratio), batch=settings.prompts_per_step, seed=profile.seed)
+    pool = MixedPool(
+        changed, unchanged, slots=round(len(changed) * ratio), batch=settings.prompts_per_step, seed=profile.seed
+    )
     order: list[TextTransition] = []
     epoch = 0
     while len(order) < settings.steps * settings.prompts_per_step:

@@ -35,7 +35,9 @@ def crawl(game: Game, seed: int) -> Iterator[dict[str, Any]]:
     for gold in game.gold(live):
         actions = game.actions(live)
         if gold not in actions:
-            raise RuntimeError(f"{game.name}, layout {seed}: the play-through wants {gold!r}, which is not a valid action")
+            raise RuntimeError(
+                f"{game.name}, layout {seed}: the play-through wants {gold!r}, which is not a valid action"
+            )
         before, score = live.described("", task), live.score_record()
         for action in [*(text for text in actions if text != gold), gold]:
             yield _try(game, live, seed, state_id, action, actions[action], task, before, score)
@@ -47,7 +49,9 @@ def crawl(game: Game, seed: int) -> Iterator[dict[str, Any]]:
             return
 
 
-def _try(game: Game, live: World, seed: int, state_id: int, action: str, call, task: str, before, score) -> dict[str, Any]:
+def _try(
+    game: Game, live: World, seed: int, state_id: int, action: str, call, task: str, before, score
+) -> dict[str, Any]:
     world = live.copy()
     game.step(world, *call)
     after_action = world.described(action, task, before["objects"] if not world.notes else None)

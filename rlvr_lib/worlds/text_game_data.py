@@ -28,7 +28,12 @@ def question_key(transition: TextTransition) -> bytes:
 
 
 def draw_cases(
-    transitions: Iterable[TextTransition], number: int, changed_share: float, seed: int, is_changed: Changed, seen: frozenset = frozenset()
+    transitions: Iterable[TextTransition],
+    number: int,
+    changed_share: float,
+    seed: int,
+    is_changed: Changed,
+    seen: frozenset = frozenset(),
 ) -> list[TextTransition]:
     """Draw ``number`` cases, equally many per game and ``changed_share`` of each game's changed, without repetition.
 

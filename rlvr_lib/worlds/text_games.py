@@ -11,7 +11,22 @@ from rlvr_lib.worlds import text_physics as physics
 from rlvr_lib.worlds.text_engine import AGENT, ROOM, Game, Goal, Thing, World
 
 HELD_OUT = ("soup", "dark-cellar")
-CLUTTER = ("cup", "spoon", "book", "ball", "box", "brush", "rope", "toy", "stone", "coin", "bell", "mask", "glove", "ring")
+CLUTTER = (
+    "cup",
+    "spoon",
+    "book",
+    "ball",
+    "box",
+    "brush",
+    "rope",
+    "toy",
+    "stone",
+    "coin",
+    "bell",
+    "mask",
+    "glove",
+    "ring",
+)
 Spec = tuple[str, list[str], str, dict]  # role, nouns to choose from, type, properties
 
 
@@ -78,7 +93,9 @@ def _boil(rng: Random) -> World:
     lay.put("stove", "stove|hob", "Stove", isOn=False, isOpen=True, power=rng.choice([10, 15, 20, 25]))
     lay.put("cupboard", "cupboard|cabinet", "Cupboard", isOpen=rng.random() < 0.5)
     lay.put("pot", "pot|kettle|pan", "Pot", rng.choice(["room", "cupboard"]), isOpen=True)
-    lay.put("water", "water|milk|juice", "Liquid", "pot", temperature=rng.choice([10, 20, 30, 40]), stateOfMatter="liquid")
+    lay.put(
+        "water", "water|milk|juice", "Liquid", "pot", temperature=rng.choice([10, 20, 30, 40]), stateOfMatter="liquid"
+    )
     lay.clutter(2, ("room", "cupboard"))
     return lay.done(("pot", None, "stove"), ("stove", "isOn", True), ("water", "stateOfMatter", "gas"))
 
@@ -96,7 +113,9 @@ def _freeze(rng: Random) -> World:
     lay.put("freezer", "freezer|icebox", "Freezer", isOpen=rng.random() < 0.4)
     lay.put("cupboard", "cupboard|cabinet", "Cupboard", isOpen=rng.random() < 0.5)
     lay.put("tray", "tray|mould|bowl", "Pot", rng.choice(["room", "cupboard"]), isOpen=True)
-    lay.put("juice", "juice|water|milk", "Liquid", "tray", temperature=rng.choice([15, 20, 35, 50]), stateOfMatter="liquid")
+    lay.put(
+        "juice", "juice|water|milk", "Liquid", "tray", temperature=rng.choice([15, 20, 35, 50]), stateOfMatter="liquid"
+    )
     lay.clutter(2, ("room", "cupboard", "freezer"))
     return lay.done(("tray", None, "freezer"), ("juice", "stateOfMatter", "solid"))
 
@@ -212,7 +231,9 @@ def _scales(rng: Random) -> World:
     lay.put("left", "basket|dishpan", "Pan", "scale", isOpen=True)
     lay.put("right", "basket|dishpan", "Pan", "scale", isOpen=True)
     masses = rng.sample(range(1, 10), 2)
-    for role, nouns, mass in zip(("heavy", "light"), ("stone|cube", "coin|bead"), sorted(masses, reverse=True), strict=True):
+    for role, nouns, mass in zip(
+        ("heavy", "light"), ("stone|cube", "coin|bead"), sorted(masses, reverse=True), strict=True
+    ):
         lay.put(role, nouns, "Weight", mass=mass)
     lay.put("spare", "brick|nut", "Weight", mass=rng.randint(1, 9))
     lay.clutter(1)
@@ -227,7 +248,15 @@ def _scales_gold(world: World) -> Iterator[str]:
 
 # ---- light and power
 def _torch(lay: Layout, where: str = "room", charges: tuple[int, ...] = (4, 6, 8, 9)) -> None:
-    lay.put("torch", "torch|lantern", "Torch", where, isOn=False, charge=lay.rng.choice(charges), drain=lay.rng.randint(1, 3))
+    lay.put(
+        "torch",
+        "torch|lantern",
+        "Torch",
+        where,
+        isOn=False,
+        charge=lay.rng.choice(charges),
+        drain=lay.rng.randint(1, 3),
+    )
 
 
 def _night(rng: Random) -> World:
@@ -279,7 +308,14 @@ def _laundry(rng: Random) -> World:
     lay.put("washer", "washer|machine", "Washer", isOpen=rng.random() < 0.5, isOn=False, cyclesLeft=rng.randint(2, 4))
     lay.put("line", "line|hanger", "Rack", isOpen=True)
     lay.put("shirt", "shirt|sock|scarf", "Cloth", isDirty=True, wetness=0)
-    lay.put("towel", "towel|apron", "Cloth", rng.choice(["room", "line"]), isDirty=rng.random() < 0.5, wetness=rng.randint(0, 2))
+    lay.put(
+        "towel",
+        "towel|apron",
+        "Cloth",
+        rng.choice(["room", "line"]),
+        isDirty=rng.random() < 0.5,
+        wetness=rng.randint(0, 2),
+    )
     lay.clutter(2)
     return lay.done(("shirt", "isDirty", False), ("shirt", "wetness", 0))
 
@@ -360,7 +396,14 @@ GAMES: dict[str, Game] = {
         _game("open-vault", _vault, _vault_gold, f"{_DOORS}, unlock", physics.ALARM),
         _game("do-laundry", _laundry, _laundry_gold, f"{_DOORS}, {_POWER}", physics.WASHING, physics.MOISTURE),
         _game("soup", _soup, _soup_gold, f"{_DOORS}, {_POWER}, cut", physics.TEMPERATURE),
-        _game("dark-cellar", _dark_cellar, _dark_cellar_gold, f"{_DOORS}, {_POWER}, unlock, read", physics.LIGHT, physics.ALARM),
+        _game(
+            "dark-cellar",
+            _dark_cellar,
+            _dark_cellar_gold,
+            f"{_DOORS}, {_POWER}, unlock, read",
+            physics.LIGHT,
+            physics.ALARM,
+        ),
     )
 }
 TRAINING_GAMES = tuple(name for name in GAMES if name not in HELD_OUT)

@@ -157,9 +157,21 @@ SCRUB = Verb(
     _scrub,
     "A held wet sponge cleans a wet dish.",
 )
-UNLOCK = Verb("unlock", "unlock {} with {}", _with(_typed("Chest"), _typed("Key")), _unlock, "Needs a held key of the same colour.")
+UNLOCK = Verb(
+    "unlock",
+    "unlock {} with {}",
+    _with(_typed("Chest"), _typed("Key")),
+    _unlock,
+    "Needs a held key of the same colour.",
+)
 READ = Verb("read", "read {}", _with(_typed("Page")), _read, "A page can be read while the room is lit.")
-WATER = Verb("water", "water {} with {}", _with(_typed("Plant"), _typed("Jug")), _water, "Takes 1 from a held jug, gives 3 of moisture (9 at most).")
+WATER = Verb(
+    "water",
+    "water {} with {}",
+    _with(_typed("Plant"), _typed("Jug")),
+    _water,
+    "Takes 1 from a held jug, gives 3 of moisture (9 at most).",
+)
 CONNECT = Verb("connect", "connect {} {} to {} {}", _connections, _connect, "Joins two free terminals.")
 DISCONNECT = Verb("disconnect", "disconnect {}", _with(_typed("Wire")), _disconnect, "Frees both ends of a wire.")
 LOOK = Verb("look", "look", lambda world: [()], lambda world: None, "Nothing but time passes.")
@@ -274,10 +286,16 @@ TEMPERATURE = Law(
     " by 15 (to -10); everything else drifts by 5 towards 20. Liquids freeze at 0 and boil at 100; food is cooked from 70"
     " and burnt from 120.",
 )
-LIGHT = Law("light", _light, "A torch that is on loses its drain; empty, it goes out. The room is lit while a torch is on.")
+LIGHT = Law(
+    "light", _light, "A torch that is on loses its drain; empty, it goes out. The room is lit while a torch is on."
+)
 CIRCUIT = Law("circuit", _circuit, "A bulb is on when its two ends reach the two ends of one battery.")
 MOISTURE = Law("moisture", _moisture, "A running sink makes what lies in it wet (3); a rack dries by 1.")
-GROWTH = Law("growth", _growth, "A moist plant uses 1 of moisture and grows by 1, a new stage every 3; at 9 it bears one fruit.")
+GROWTH = Law(
+    "growth", _growth, "A moist plant uses 1 of moisture and grows by 1, a new stage every 3; at 9 it bears one fruit."
+)
 BALANCE = Law("balance", _balance, "A scale tilts to the heavier pan.")
-WASHING = Law("washing", _washing, "A running washer counts down; at 0 it stops, and what is inside is clean and wet (3).")
+WASHING = Law(
+    "washing", _washing, "A running washer counts down; at 0 it stops, and what is inside is clean and wet (3)."
+)
 ALARM = Law("alarm", _alarm, "An open chest with an alarm counts down; at 0 the game is lost.")

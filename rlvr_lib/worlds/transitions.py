@@ -78,7 +78,9 @@ def difference_notes(phase: str, before: GameState, after: GameState) -> list[st
             was = earlier["properties"].get(key)
             if was != value:
                 notes.append(f'{phase}: "{record["name"]}", "{key}": {json.dumps(was)} -> {json.dumps(value)}')
-        notes += [f'{phase}: "{name}" -> "{record["name"]}"' for name in record["contains"] if name not in earlier["contains"]]
+        notes += [
+            f'{phase}: "{name}" -> "{record["name"]}"' for name in record["contains"] if name not in earlier["contains"]
+        ]
     return notes
 
 
@@ -97,7 +99,9 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); make or fetch the file again") from error
+                raise ValueError(
+                    f"{path}, line {number}: not JSON ({error.msg}); make or fetch the file again"
+                ) from error
 
 
 def read_transitions(path: Path) -> list[TextTransition]:
