@@ -22,7 +22,7 @@ def _mend_torchvision():
     stay referenced, or None.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
 
         return None
     except ImportError:

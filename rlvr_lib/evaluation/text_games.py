@@ -93,7 +93,7 @@ def reference_answers(cases: Sequence[TextTransition], kind: str) -> list[Answer
 
 
 def decodings(models: dict[str, Path], temperature: float) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Rows of the table that need a model: name, checkpoint, sampling settings. Greedy and cooler rows for SFT and RLVR."""
+    """Rows of the table that need a model: name, checkpoint and sampling settings, greedy and cooler ones too."""
     rows: dict[str, tuple[Path, dict[str, Any]]] = {
         name: (path, {"temperature": temperature}) for name, path in models.items()
     }

@@ -1,9 +1,9 @@
 """Our own BPE tokenizer for game states written as JSON (laptop and smoke profiles; design 4).
 
-A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and numbers:
-names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges run freely
-inside a piece of glue, so ``)", "uuid": `` becomes one token, but never across the border of a value: a value that has
-to be copied stays a token of its own. Bytes are the fall-back, so any text can be written.
+A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and
+numbers: names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges
+run freely inside a piece of glue, so ``)", "uuid": `` becomes one token, but never across the border of a value: what
+has to be copied stays a token of its own. Bytes are the fall-back, so any text can be written.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 PAD, END = "<pad>", "<|end|>"
-# A piece of glue: symbols, the word ID inside a name, the marker phrase of an answer, and words that a `":` makes a key.
+# Glue: symbols, the word ID inside a name, the marker phrase of an answer, and words that a `":` makes a key.
 # Anything else is a value: a word or a number.
 _GLUE = r'(?:[^A-Za-z0-9]|[A-Za-z_]+(?=":)|ID(?=: )|The final answer is(?=: )|UUID base(?=: ))+'
 _PIECES = Regex(rf"{_GLUE}|[A-Za-z]+|[0-9]+")

@@ -69,7 +69,7 @@ def encode_page(
     """Tokens of (text, carries loss) parts, cut after the last whole part that fits into ``most`` tokens."""
     ids: list[int] = []
     counted: list[bool] = []
-    for (text, on), piece in zip(parts, tokenizer([text for text, _ in parts])["input_ids"], strict=True):
+    for (_, on), piece in zip(parts, tokenizer([text for text, _ in parts])["input_ids"], strict=True):
         if ids and len(ids) + len(piece) > most:
             break
         ids += piece
@@ -125,7 +125,7 @@ def train_likelihood(
     label: str = "likelihood",
     cpu: bool = True,
 ):
-    """Train with AdamW (0.9, 0.98) and a cosine to 0; resumes from the last whole checkpoint in ``folder``/checkpoints."""
+    """AdamW (0.9, 0.98) with a cosine to 0; resumes from the last checkpoint in ``folder``/checkpoints."""
     checkpoints = folder / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     arguments = TrainingArguments(

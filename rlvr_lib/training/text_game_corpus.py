@@ -33,7 +33,7 @@ Parts = list[tuple[str, bool]]
 
 
 def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
-    """Write test, held_out, validation, pool_changed, pool_unchanged, sft (JSON lines) and the tokenizer into ``folder``."""
+    """Write test, held_out, validation, both pools and sft as JSON lines, and the tokenizer, into ``folder``."""
     settings, seed = profile.text_game.data, profile.seed
     sources = public_splits(profile) if settings.source == "bytesized32" else embedded_splits(profile)
     train = sources.pop("train")
@@ -56,7 +56,7 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
 
 
 def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
-    """Cases by name for the embedded games; no question of test, held_out or validation occurs in any training layout."""
+    """Cases by name for the embedded games; no test, held_out or validation question occurs in a training layout."""
     settings, layouts = profile.text_game.data, profile.text_game.pretrain.layouts
     train = list(crawl_transitions("train", settings.layouts_train, TRAINING_GAMES))
     beyond = range(settings.layouts_train, layouts)

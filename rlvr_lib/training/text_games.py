@@ -145,7 +145,7 @@ def make_sft(folder: Path, profile: Profile, data: Path, base: Path) -> dict[str
 
 
 def make_rlvr(folder: Path, profile: Profile, data: Path, sft: Path, reward: str) -> dict[str, Any]:
-    """GRPO from the SFT model with the ``binary`` or the ``task_specific`` reward; ``folder``/model and metrics.jsonl."""
+    """GRPO from the SFT model with the ``binary`` or ``task_specific`` reward: model and metrics.jsonl."""
     settings, seed = profile.text_game.rlvr, profile.seed
     task = make_task(profile, sft / "model")
     device = profile.torch_device()

@@ -37,8 +37,8 @@ def data_folder(root: str | Path | None = None) -> Path:
     folder = Path(root) if root else Path(shared) / "bytesized32" if shared else None
     if folder is None or not folder.is_dir():
         raise UserError(
-            f"the public text-game data is not there ({folder or 'RLVR_SHARED_DATA is not set'}): fetch it from {SOURCE} "
-            "and set text_game.data.root to its folder, or use text_game.data.source=embedded"
+            f"the public text-game data is not there ({folder or 'RLVR_SHARED_DATA is not set'}): fetch it from "
+            f"{SOURCE} and set text_game.data.root to its folder, or use text_game.data.source=embedded"
         )
     return folder
 

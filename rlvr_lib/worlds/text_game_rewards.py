@@ -221,7 +221,7 @@ def is_changed(current: GameState, gold: GameState) -> bool:
 
 
 def _changed_accuracy(current: GameState, gold: GameState, predicted: dict[int, Any]) -> float | None:
-    """a_changed of A.9, or None when no entry of K is met; KeyError for an invented property key (the whole reward is 0)."""
+    """a_changed of A.9; None when no entry of K is met; KeyError for an invented key (the whole reward is 0)."""
     before, keys, hits = _by_uuid(current[:-1]), changed_keys(current, gold), []
     both = [(record, predicted[record["uuid"]]) for record in gold[:-1] if record["uuid"] in predicted]
     if any("properties" not in guess for _, guess in both):

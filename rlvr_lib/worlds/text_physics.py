@@ -282,9 +282,9 @@ def _alarm(world: World) -> None:
 TEMPERATURE = Law(
     "temperature",
     _temperature,
-    "What stands on a burning stove warms by the stove's power (to 100, food to 120); what lies in a closed freezer cools"
-    " by 15 (to -10); everything else drifts by 5 towards 20. Liquids freeze at 0 and boil at 100; food is cooked from 70"
-    " and burnt from 120.",
+    "What stands on a burning stove warms by the stove's power (to 100, food to 120); what lies in a closed freezer"
+    " cools by 15 (to -10); everything else drifts by 5 towards 20. Liquids freeze at 0 and boil at 100; food is cooked"
+    " from 70 and burnt from 120.",
 )
 LIGHT = Law(
     "light", _light, "A torch that is on loses its drain; empty, it goes out. The room is lit while a torch is on."
