@@ -70,7 +70,11 @@ def predicted_state(current, answer):
     if "score" not in answer:
         return objects, None
     score = answer["score"]
-    return objects, score if hasattr(score, "__len__") and len(score) > 0 else current[-1]
+    score = score if hasattr(score, "__len__") and len(score) > 0 else current[-1]
+    if "uuid" in score:  # what has a uuid is taken for an object, wherever it stands
+        others = [record for record in objects if record["uuid"] != score["uuid"]]
+        return [*others, score], None
+    return objects, score
 
 
 def same(gold, predicted):
@@ -101,7 +105,7 @@ def count_objects(gold, predicted):
 
 
 def count_score(gold, score):
-    """A score record is recognised by its key ``score``; without it no entry counts."""
+    """A score record is recognised by its key ``score``; without it no entry counts as right."""
     if score is None or "score" not in score:
         return 0.0
     right = [key in score and same(value, score[key]) for key, value in gold[-1].items()]
@@ -130,26 +134,30 @@ def changed_entries(current, gold):
 
 def changed_accuracy(current, gold, predicted):
     """None when the term is absent; KeyError for a property key that neither current nor gold knows."""
-    wanted = changed_entries(current, gold)
+    wanted, met = changed_entries(current, gold), []
     by_uuid = {record["uuid"]: record for record in predicted}
-    before = {record["uuid"]: record for record in current[:-1]}
-    met = []
-    both = [(record, by_uuid[record["uuid"]]) for record in gold[:-1] if record["uuid"] in by_uuid]
-    if any("properties" not in guess for _, guess in both):
-        return None
-    for record, guess in both:
-        known = {*record["properties"], *before[record["uuid"]]["properties"], "contains"}
-        for key in guess["properties"]:
-            if key not in known:
-                raise KeyError(key)
-        for uuid, key in wanted:
-            if uuid == record["uuid"]:
-                if key == "contains":
-                    met.append(sorted(guess.get("contains", [])) == sorted(record["contains"]))  # absent means empty
-                elif key in record["properties"] or key in guess["properties"]:  # gone from both: nothing to compare
-                    written = guess["properties"]  # may be an empty list
-                    told = written[key] if key in written else ABSENT  # noqa: SIM401
-                    met.append(same(record["properties"].get(key, ABSENT), told))
+    before = {record["uuid"]: record["properties"] for record in current[:-1]}
+    compared = []  # (uuid, key, right?), all of them before any is looked up
+    for record in gold[:-1]:
+        guess, uuid = by_uuid.get(record["uuid"]), record["uuid"]
+        if guess is None:
+            continue
+        if "properties" not in guess:
+            return None
+        truth, told = record["properties"], guess["properties"]
+        compared += [(uuid, key, key in told and same(truth[key], told[key])) for key in truth]
+        compared += [(uuid, key, False) for key in told if key not in truth]
+        compared.append((uuid, "contains", sorted(guess.get("contains", [])) == sorted(record["contains"])))
+    known = {uuid: {*properties, "contains"} for uuid, properties in before.items()}
+    for record in gold[:-1]:
+        known.setdefault(record["uuid"], {"contains"}).update(record["properties"])
+        if record["uuid"] not in before:
+            wanted.add((record["uuid"], "contains"))  # only ever met by a score record with that uuid
+    for uuid, key, right in compared:
+        if key not in known[uuid]:
+            raise KeyError(key)
+        if (uuid, key) in wanted:
+            met.append(right)
     return sum(met) / len(met) if met else None
 
 
