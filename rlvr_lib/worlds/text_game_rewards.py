@@ -1,36 +1,44 @@
-"""Verifiable rewards for text-game state prediction: extraction, rebuilding, counting, the two rewards (spec A.6-A.9).
+"""Verifiable rewards for text-game state prediction: rebuilding, counting, the two rewards (spec A.2, A.7 to A.9).
 
-A game state is a list of object records followed by the score record. A response is whatever the model wrote; it is
-data, never code. Malformed answers score 0: :func:`score_answer` never raises and never hangs. Beside the released
-metric stands a ``corrected`` one: the released metric can never credit an added object and forgives a forgotten
-removal; the corrected accuracy demands the same set of objects with the same properties and contents.
+A game state is a list of object records followed by the score record. Malformed answers score 0: :func:`score_answer`
+never raises and never hangs, whatever the model wrote. The figures are the released ones, quirks included: new objects
+can never be predicted, a forgotten removal costs nothing, and one invented property key takes the whole task-specific
+reward while the binary one stays (spec D.2, D.3, D.12). A ``corrected`` accuracy of our own stands beside them.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dirtyjson
-import json_repair
-
+from rlvr_lib.worlds.text_game_answers import extract_answer, no_change_answer, parse_answer, perfect_answer
 from rlvr_lib.worlds.transitions import GameState
 
-PHRASES = tuple(
-    f"{first}he final {what} is:" for what in ("answer", "state", "game state") for first in ("T", "t")
-)  # in order of priority (A.6.1)
-LITERALS = (("True", "true"), ("False", "false"), ("None", "null"))
-# Real answers have at most some 20 000 characters and a depth of about 6; far beyond that nothing can be right, and the
-# repair of endless brackets would take for ever.
-LONGEST, DEEPEST = 100_000, 100
-_MISSING = object()
+__all__ = [
+    "TextGameScore",
+    "binary_reward",
+    "changed_keys",
+    "extract_answer",
+    "is_changed",
+    "is_changed_for_training",
+    "no_change_answer",
+    "parse_answer",
+    "perfect_answer",
+    "rebuild_state",
+    "score_answer",
+    "task_specific_reward",
+]
+
+Objects = dict[Any, dict[str, Any]]  # records by uuid
+Entry = tuple[Any, Any]  # (uuid, property name or "contains")
 
 
 @dataclass(frozen=True)
 class TextGameScore:
-    """Scores of one response. ``changed_accuracy`` is None when its term is absent (unchanged or score-only cases).
+    """Scores of one response.
 
     ``binary`` and ``corrected`` are 0 or 1, the accuracies lie in [0, 1], ``task_specific`` in [0, 1.3].
+    ``changed_accuracy`` is None when its term is absent (unchanged and score-only cases, records without properties).
     """
 
     parsed: bool = False
@@ -42,137 +50,69 @@ class TextGameScore:
     corrected: float = 0.0
 
 
-# ---- reading the answer (A.6)
-def extract_answer(response: str) -> str:
-    """The part of a response that should hold the answer: after the marker phrase, in a json block, or all of it."""
-    for phrase in PHRASES:
-        if phrase in response:
-            return response.rpartition(phrase)[2].strip()
-    block = _last_json_block(response)
-    return block if block is not None and len(block) >= 10 else response
-
-
-def _last_json_block(response: str) -> str | None:
-    last, position = None, response.find("```json")
-    while position >= 0:
-        end = response.find("```", position + 7)
-        if end < 0:
-            break
-        last = response[position + 7 : end].strip()
-        position = response.find("```json", end + 3)
-    return last
-
-
-def parse_answer(response: str) -> dict[str, Any] | None:
-    """The answer as a dict with at least ``modified`` and ``removed``, or None. Never raises.
-
-    Text that is plain JSON is read directly, which gives what repair and lenient parsing would give, faster.
-    """
-    try:
-        text = extract_answer(response)
-        for python, javascript in LITERALS:
-            text = text.replace(python, javascript)
-        if len(text) > LONGEST or _depth(text) > DEEPEST:
-            return None
-        answer = _read(text)
-        return answer if "modified" in answer and "removed" in answer else None
-    except Exception:  # whatever a model writes is worth 0 at worst
-        return None
-
-
-def _depth(text: str) -> int:
-    """Most brackets open at once, brackets inside strings counted as well: an upper bound."""
-    deepest = depth = 0
-    if sum(text.count(bracket) for bracket in "[{(") <= DEEPEST:
-        return 0  # too few to matter
-    for character in text:
-        if character in "[{(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]})" and depth:
-            depth -= 1
-    return deepest
-
-
-def _read(text: str) -> Any:
-    def refuse(name: str) -> None:
-        raise ValueError(name)
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except ValueError:
-        return _plain(dirtyjson.loads(json_repair.repair_json(text)))
-
-
-def _plain(value: Any) -> Any:
-    """dirtyjson's containers (which remember positions and are not lists or dicts) as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
-    return value
-
-
 # ---- rebuilding the predicted state (A.7)
 def rebuild_state(current: GameState, answer: dict[str, Any]) -> list[Any]:
-    """The predicted state: records of ``current`` with removed ones dropped and modified ones replaced, then the score.
+    """The predicted state: records of ``current``, removed ones dropped and modified ones replaced, then the score.
 
     Predicted records whose uuid is not in ``current`` are ignored. The score record is missing when the answer has no
-    ``score`` key. Raises on answers of the wrong shape (the caller scores them 0).
+    ``score`` key. ``answer`` is what :func:`parse_answer` gave; its values may be anything.
     """
-    modified = {_hashable(record["uuid"]): record for record in _records(answer) if "uuid" in record}
-    removed = answer["removed"] if isinstance(answer["removed"], list | tuple | dict | str) else ()
-    state: list[Any] = []
-    for record in current[:-1]:
-        uuid = record["uuid"]
-        if _within(uuid, removed):
-            continue
-        state.append(modified.get((type(uuid) is str, uuid), record))
+    modified = _modified_records(answer["modified"])
+    kept = [record for record in current[:-1] if not _within(record["uuid"], answer["removed"])]
+    state: list[Any] = [modified.get(record["uuid"], record) for record in kept]
     if "score" in answer:
         score = answer["score"]
-        state.append(score if isinstance(score, dict | list | tuple | str) and len(score) > 0 else current[-1])
+        state.append(score if isinstance(score, dict | list | str) and len(score) > 0 else current[-1])
     return state
 
 
-def _records(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The predicted records; a ``modified`` that is not a list of records contributes nothing."""
-    records = answer["modified"]
-    good = isinstance(records, list) and all(isinstance(record, dict) for record in records)
-    return records if good else []
-
-
-def _hashable(uuid: Any) -> Any:
-    """A key that keeps "2" apart from 2 but not 2.0 or true from 2 and 1, as value equality does."""
-    return (isinstance(uuid, str), uuid) if isinstance(uuid, str | int | float) else repr(uuid)
+def _modified_records(modified: Any) -> Objects:
+    """Predicted records by uuid, the last of equal ones; whatever is no record with a uuid contributes nothing."""
+    found = {}
+    for record in modified if isinstance(modified, list) else ():
+        if isinstance(record, dict) and isinstance(record.get("uuid"), str | int | float):
+            found[record["uuid"]] = record
+    return found
 
 
 def _within(uuid: int, removed: Any) -> bool:
-    if isinstance(removed, str):
-        raise TypeError("a text does not hold uuids")
-    return uuid in removed
+    """Membership in ``removed``; what has no members (a number, null) or only letters (a text) removes nothing."""
+    return isinstance(removed, list | dict) and uuid in removed
+
+
+def _by_uuid(state: Sequence[Any]) -> tuple[Objects, Any]:
+    """Objects and score record. As released, the score record is the entry with a ``score`` but no ``uuid``."""
+    objects: Objects = {}
+    score: Any = {}
+    for record in state:
+        if "uuid" in record:
+            objects[record["uuid"]] = record
+        elif "score" in record:
+            score = record
+    return objects, score
 
 
 # ---- counting (A.8)
-def _count(gold: GameState, predicted: dict[int, Any]) -> tuple[int, int]:
-    """Right and wrong entries over the gold objects."""
-    right = wrong = 0
-    for record in gold[:-1]:
-        guess = predicted.get(record["uuid"])
-        if guess is None:
-            wrong += 1
-            continue
-        for same in _entries(record, guess):
-            right, wrong = right + same, wrong + (not same)
-    return right, wrong
-
-
-def _entries(record: dict[str, Any], guess: dict[str, Any]) -> Iterator[bool]:
+def _object_entries(gold: dict[str, Any], guess: dict[str, Any]) -> Iterator[bool]:
+    """Right or wrong, for each entry of a gold object against the predicted record."""
     if "properties" not in guess:
         yield False
     else:
-        for key, value in record["properties"].items():
+        for key, value in gold["properties"].items():
             yield key in guess["properties"] and _equal(value, guess["properties"][key])
-    yield "contains" in guess and sorted(guess["contains"]) == sorted(record["contains"])
+    yield "contains" in guess and sorted(guess["contains"]) == sorted(gold["contains"])
+
+
+def _all_entries(gold: Objects, predicted: Objects) -> list[bool]:
+    """Entries of all gold objects; a missing object is one wrong entry."""
+    entries = []
+    for uuid, record in gold.items():
+        entries += _object_entries(record, predicted[uuid]) if uuid in predicted else [False]
+    return entries
+
+
+def _score_entries(gold: dict[str, Any], guess: Any) -> list[bool]:
+    return [key in guess and _equal(value, guess[key]) for key, value in gold.items()]
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -184,29 +124,24 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _by_uuid(state: list[Any]) -> dict[int, Any]:
-    return {record["uuid"]: record for record in state if isinstance(record, dict) and "uuid" in record}
-
-
-def _score_entries(gold: dict[str, Any], guess: Any) -> list[bool]:
-    if not isinstance(guess, dict) or "uuid" in guess:
-        return [False] * len(gold)
-    return [key in guess and _equal(value, guess[key]) for key, value in gold.items()]
-
-
 # ---- what changed (A.2, A.9)
-def _values(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record["properties"], "contains": sorted(record["contains"])}
+def _compare(first: Objects, second: Objects) -> Iterator[tuple[Entry, bool]]:
+    """((uuid, key), is it equal) for every entry of the objects in both; a missing ``contains`` counts as empty."""
+    for uuid in first:
+        if uuid in second:
+            old, new = first[uuid]["properties"], second[uuid]["properties"]
+            for key in old:
+                yield (uuid, key), key in new and _equal(old[key], new[key])
+            for key in new:
+                if key not in old:
+                    yield (uuid, key), False
+            inside = (sorted(record.get("contains", [])) for record in (first[uuid], second[uuid]))
+            yield (uuid, "contains"), _equal(*inside)
 
 
-def changed_keys(current: GameState, gold: GameState) -> set[tuple[int, str]]:
+def changed_keys(current: GameState, gold: GameState) -> set[Entry]:
     """K of A.9: (uuid, key) of objects in both states whose value differs; ``contains`` is a key, order ignored."""
-    before, after = _by_uuid(current[:-1]), _by_uuid(gold[:-1])
-    keys = set()
-    for uuid in before.keys() & after.keys():
-        old, new = _values(before[uuid]), _values(after[uuid])
-        keys |= {(uuid, k) for k in old.keys() | new.keys() if not _equal(old.get(k, _MISSING), new.get(k, _MISSING))}
-    return keys
+    return {entry for entry, equal in _compare(_by_uuid(current)[0], _by_uuid(gold)[0]) if not equal}
 
 
 def is_changed_for_training(current: GameState, gold: GameState) -> bool:
@@ -215,109 +150,96 @@ def is_changed_for_training(current: GameState, gold: GameState) -> bool:
 
 
 def is_changed(current: GameState, gold: GameState) -> bool:
-    """Table 1's definition (A.2, definition 1): also an added or removed object, or another score record."""
+    """Table 1's definition (A.2, definition 1): also an added or removed object, or another score record.
+
+    The third notion, plain inequality of the lists, also fires when only the order of ``contains`` differs; unused.
+    """
     objects = {record["uuid"] for record in current[:-1]} != {record["uuid"] for record in gold[:-1]}
     return objects or current[-1] != gold[-1] or is_changed_for_training(current, gold)
 
 
-def _changed_accuracy(current: GameState, gold: GameState, predicted: dict[int, Any]) -> float | None:
-    """a_changed of A.9; None when no entry of K is met; KeyError for an invented key (the whole reward is 0)."""
-    before, keys, hits = _by_uuid(current[:-1]), changed_keys(current, gold), []
-    both = [(record, predicted[record["uuid"]]) for record in gold[:-1] if record["uuid"] in predicted]
-    if any("properties" not in guess for _, guess in both):
+def _changed_accuracy(before: Objects, gold: Objects, predicted: Objects) -> float | None:
+    """a_changed of A.9, or None when the term is absent.
+
+    Raises KeyError for a predicted key that neither ``before`` nor ``gold`` has, which costs the whole reward.
+    """
+    changed = {entry: not equal for entry, equal in _compare(before, gold)}
+    stayed = {uuid: record for uuid, record in gold.items() if uuid in before}
+    try:
+        met = list(_compare(stayed, predicted))
+    except Exception:  # a record without properties, or with some that are no dict, takes the term away
         return None
-    for record, guess in both:
-        uuid, written = record["uuid"], guess["properties"]
-        known = record["properties"].keys() | (before[uuid]["properties"].keys() if uuid in before else set())
-        if any(key not in known for key in written):
-            raise KeyError("invented property")
-        for key in dict.fromkeys([*record["properties"], *known]):
-            if (uuid, key) in keys:
-                pair = (values.get(key, _MISSING) for values in (record["properties"], written))
-                hits.append(_equal(*pair))
-        if (uuid, "contains") in keys:
-            hits.append("contains" in guess and sorted(guess["contains"]) == sorted(record["contains"]))
+    hits = [equal for entry, equal in met if changed[entry]]
     return sum(hits) / len(hits) if hits else None
 
 
 # ---- the rewards (A.9)
 def score_answer(response: str, current: GameState, gold: GameState) -> TextGameScore:
-    """Score one response against the true next state. Never raises; a malformed answer has all zeros."""
+    """Score one response against the true next state. Never raises; a malformed answer has all zeros.
+
+    ``corrected`` is our own accuracy, 0 or 1: the released count for the objects that stay, and besides, every added
+    object predicted (a new record whose name, properties and contents are the truth's), none invented, and every
+    removed object removed. Released and corrected agree on cases without additions and removals, unless the answer
+    invents an object.
+    """
     answer = parse_answer(response)
     if answer is None:
         return TextGameScore()
     try:
-        state = rebuild_state(current, answer)
-        predicted = _by_uuid(state[: len(state) - ("score" in answer)])
-        right, wrong = _count(gold, predicted)
-        score = _score_entries(gold[-1], state[-1] if "score" in answer else None)
-    except Exception:
+        return _score(answer, current, gold)
+    except Exception:  # values of a kind that cannot be compared
         return TextGameScore(parsed=True)
-    item, score_accuracy = right / (right + wrong), sum(score) / len(score)
-    binary = float(wrong == 0 and all(score))
-    task, changed = _task_specific(current, gold, predicted, item, score_accuracy, binary)
-    return TextGameScore(True, binary, task, item, score_accuracy, changed, _corrected(current, gold, answer, binary))
 
 
-def _task_specific(current, gold, predicted, item: float, score: float, binary: float) -> tuple[float, float | None]:
+def _score(answer: dict[str, Any], current: GameState, gold: GameState) -> TextGameScore:
+    (before, _), (truth, true_score) = _by_uuid(current), _by_uuid(gold)
+    predicted, predicted_score = _by_uuid(rebuild_state(current, answer))
+    entries, score = _all_entries(truth, predicted), _score_entries(true_score, predicted_score)
+    item, score_accuracy = sum(entries) / len(entries), sum(score) / len(score)
+    binary = float(all(entries) and all(score))
+    corrected = float(all(score) and _same_objects(answer["modified"], before, truth, predicted))
     try:
-        changed = _changed_accuracy(current, gold, predicted)
+        changed = _changed_accuracy(before, truth, predicted)
+        task = 0.09 * item + 0.01 * score_accuracy + 0.2 * binary + (changed or 0.0)
     except Exception:
-        return 0.0, None
-    return 0.09 * item + 0.01 * score + 0.2 * binary + (changed or 0.0), changed
+        task, changed = 0.0, None
+    return TextGameScore(True, binary, task, item, score_accuracy, changed, corrected)
 
 
-def _corrected(current: GameState, gold: GameState, answer: dict[str, Any], binary: float) -> float:
-    """1 when the released metric gives 1 for the objects that stay, and additions and removals are exactly right."""
+def _same_objects(modified: Any, before: Objects, truth: Objects, predicted: Objects) -> bool:
+    """Whether the predicted objects, new ones included, are the true ones (for the corrected accuracy)."""
+    stayed = {uuid: record for uuid, record in truth.items() if uuid in before}
+    added = [record for uuid, record in truth.items() if uuid not in before]
+    new = [record for uuid, record in _modified_records(modified).items() if uuid not in before]
+    if predicted.keys() != stayed.keys() or len(new) != len(added) or not all(_all_entries(stayed, predicted)):
+        return False
+    return all(any(_same_new(record, guess) for guess in new) for record in added)
+
+
+def _same_new(gold: dict[str, Any], guess: dict[str, Any]) -> bool:
+    """Same name, properties and contents; True, not an exception, decides about a guess of any shape."""
     try:
-        present = _by_uuid(current[:-1])
-        added = {record["uuid"]: record for record in _records(answer) if record["uuid"] not in present}
-        kept = _by_uuid(rebuild_state(current, answer)[:-1])
-        predicted, truth = {**kept, **added}, _by_uuid(gold[:-1])
-        if predicted.keys() != truth.keys() or not all(_score_entries(gold[-1], _final_score(current, answer))):
-            return 0.0
-        same = all(all(_entries(truth[u], predicted[u])) for u in truth)
-        return float(same and all(truth[u]["name"] == added[u].get("name") for u in added))
+        return guess["name"] == gold["name"] and all(_object_entries(gold, guess))
     except Exception:
-        return 0.0
-
-
-def _final_score(current: GameState, answer: dict[str, Any]) -> Any:
-    return rebuild_state(current, answer)[-1] if "score" in answer else None
-
-
-# ---- perfect answers
-def perfect_answer(current: GameState, gold: GameState, notation: str = "json") -> str:
-    """The ideal response: marker phrase, changed and new records, removed uuids, the score record when it changes.
-
-    ``notation`` is ``json`` or ``python`` (single quotes, True, None), which the paper's examples use.
-    """
-    before, after = _by_uuid(current[:-1]), _by_uuid(gold[:-1])
-    answer = {
-        "modified": [record for uuid, record in after.items() if before.get(uuid) != record],
-        "removed": [uuid for uuid in before if uuid not in after],
-        "score": gold[-1] if gold[-1] != current[-1] else {},
-    }
-    write: Callable[[Any], str] = repr if notation == "python" else json.dumps
-    return f"The final answer is: {write(answer)}"
-
-
-def no_change_answer() -> str:
-    """The answer of a model that believes nothing ever changes."""
-    return 'The final answer is: {"modified": [], "removed": [], "score": {}}'
+        return False
 
 
 # ---- rewards as TRL calls them
-def _rewards(kind: str, completions: list[str], current_state: list[str], gold_state: list[str]) -> list[float]:
-    pairs = zip(completions, current_state, gold_state, strict=True)
-    return [getattr(score_answer(text, json.loads(now), json.loads(then)), kind) for text, now, then in pairs]
+def _rewards(kind: str, completions: Sequence[Any], current_state: list[str], gold_state: list[str]) -> list[float]:
+    triples = zip(map(_text, completions), current_state, gold_state, strict=True)
+    return [getattr(score_answer(text, json.loads(now), json.loads(then)), kind) for text, now, then in triples]
+
+
+def _text(completion: Any) -> str:
+    """The response itself, or the content of the last message in TRL's conversational form."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def binary_reward(prompts, completions, current_state, gold_state, **_) -> list[float]:
-    """TRL reward: 1 for a fully right next state, else 0. States are JSON texts of game states."""
+    """TRL reward: 1 for a fully right next state, else 0. The two state columns are JSON texts of game states."""
     return _rewards("binary", completions, current_state, gold_state)
 
 
 def task_specific_reward(prompts, completions, current_state, gold_state, **_) -> list[float]:
-    """TRL reward: 0.1 for entries, 0.2 for perfection, up to 1 for what changed (A.9)."""
+    """TRL reward: 0.1 for the share of right entries, 0.2 for perfection, up to 1 for what changed (A.9)."""
     return _rewards("task_specific", completions, current_state, gold_state)
