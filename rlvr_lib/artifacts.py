@@ -1,4 +1,4 @@
-"""Stages: the resumable steps of a run, and the one place to import file tools from (design: runs and reports).
+"""Stages: the resumable steps of a run, and the one place to import file tools from.
 
 A *stage* is one folder ``runs/<profile>/<name>``. It counts as done when its ``done.json`` agrees with the settings it
 uses, the hashes of its inputs and the hashes of its outputs. The paper's scripts have no counterpart: there every

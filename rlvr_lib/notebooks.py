@@ -1,4 +1,4 @@
-"""The notebooks as data: which there are, what builds on what, and which are up to date (design: layout, runs).
+"""The notebooks as data: which there are, what builds on what, and which are up to date.
 
 A notebook is fresh when the stamp of its last complete execution carries the same key as now: source, settings, seed,
 library sources and the keys of the notebooks it builds on. Keys are computed, not looked up, so a change upstream is

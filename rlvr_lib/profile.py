@@ -1,4 +1,4 @@
-"""Profiles: one YAML file becomes typed, validated, immutable settings (design: profiles).
+"""Profiles: one YAML file becomes typed, validated, immutable settings.
 
 ``paper.yaml`` states every setting; the other profiles say ``extends: paper`` and then only what they change, so that
 reading one of them is reading the list of its departures from the paper. One key can be overridden by text, which is

@@ -1,6 +1,6 @@
 """Means with 95 % bootstrap intervals, and paired differences between two models on the same cases.
 
-The paper prints single numbers without intervals; every number of ours carries one (design: a claim counts as
+The paper prints single numbers without intervals; every number of ours carries one (a claim counts as
 reproduced only when its interval excludes no effect). Percentile bootstrap over held-out cases: cases are drawn with
 replacement, the mean is taken, and the interval spans the central 95 % of those means. With ``groups`` whole groups
 (say, all cases of one game layout) are drawn instead, which is the honest choice when cases of a group resemble each

@@ -1,4 +1,4 @@
-"""Our own BPE tokenizer for game states written as JSON (laptop and smoke profiles; design 4).
+"""Our own BPE tokenizer for game states written as JSON (laptop and smoke profiles).
 
 A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and
 numbers: names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges

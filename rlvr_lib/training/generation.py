@@ -1,4 +1,4 @@
-"""Sampling G responses per prompt with one prefill per prompt (design.md 6, spec/environment.md 4c).
+"""Sampling G responses per prompt with one prefill per prompt.
 
 Each prompt runs through the model once; its keys and values are kept once per group and read by all G samples together
 (one matrix product per group). Every sample keeps only its own suffix in preallocated buffers. Rows that have ended

@@ -1,4 +1,4 @@
-"""GRPO as in the paper (spec/language.md 0.2, 0.3) on `trl.GRPOTrainer`, with each prompt computed once per group.
+"""GRPO as in the paper (spec 0.2, 0.3) on `trl.GRPOTrainer`, with each prompt computed once per group.
 
 The loss, the advantages and the optimisation are TRL's. Four private methods are overridden: how prompts become tokens
 (raw ids are taken as they are), how responses are sampled (generation.py), how log-probabilities are computed

@@ -1,4 +1,4 @@
-"""What a GRPO run says about itself: health checks (spec/anchors.md 3.2) and a line of metrics per rollout step.
+"""What a GRPO run says about itself: health checks and a line of metrics per rollout step.
 
 Our own choice; the paper's framework logs to an account-bound service.
 """

@@ -1,4 +1,4 @@
-"""Released weights: what takes long to train, kept in data/weights in half precision with a manifest (design 4).
+"""Released weights: what takes long to train, kept in data/weights in half precision with a manifest.
 
 A manifest holds the command, seed, settings, versions, hardware and the end of the curve of the run that made the
 weights, and their hash; weights that do not match their manifest are refused.

@@ -72,7 +72,7 @@ def sft_config(settings: Any, folder: Path, seed: int, cpu: bool, steps: int, ev
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         max_length=None,
-        bf16=not cpu,
+        bf16=True,
         use_cpu=cpu,
         seed=seed,
         report_to="none",

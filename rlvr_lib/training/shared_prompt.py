@@ -1,4 +1,4 @@
-"""Log-probabilities of a GRPO group with the prompt computed once (design.md 6, spec/environment.md 3d and 4).
+"""Log-probabilities of a GRPO group with the prompt computed once.
 
 The G responses of a group have the same prompt. The plain computation runs prompt + response for each of the B*G rows;
 here all real tokens of a batch are packed into one flat sequence
