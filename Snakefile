@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 PLAN = json.loads(Path(config["plan"]).read_text())
-AFTER = " ".join(map(shlex.quote, [PLAN["python"], "-m", "rlvr_lib.runner"]))
+AFTER = " ".join(map(shlex.quote, [PLAN["python"], "-m", "rlvr_lib.notebook_rules"]))
 PLAN_PATH = shlex.quote(str(config["plan"]))
 
 
