@@ -29,12 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not Path(shared or "/nonexistent").is_dir():
         mark = pytest.mark.skip(reason="real data: RLVR_SHARED_DATA names no folder")
         for item in items:
-            if "shared_data" in item.keywords:
+            if item.get_closest_marker("shared_data"):
                 item.add_marker(mark)
     if not torch.cuda.is_available():
         mark = pytest.mark.skip(reason="needs a CUDA device")
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(mark)
 
 

@@ -136,7 +136,7 @@ def test_a_stage_runs_once_and_is_loaded_after(smoke, capsys):
     stage = Stage(smoke, "answer", ["text_game.sft"])
     assert stage.state()[0] == "missing" and not stage.done
     folder = stage.run(write_answer, text="seven")
-    assert folder == smoke.runs_dir / "smoke" / "answer" and stage.done and stage.facts == {"length": 5}
+    assert folder == smoke.runs_dir / "smoke" / "answer" and stage.done and stage.facts["length"] == 5
     Stage(smoke, "answer", ["text_game.sft"]).run(must_not_run)
     record = read_json(folder / "done.json")
     assert f"loaded answer {record['sha256'][:12]} (made {record['provenance']['date']}, " in capsys.readouterr().out
@@ -226,12 +226,12 @@ def test_a_failed_stage_resumes_with_its_checkpoints_unless_settings_changed(smo
         stage.run(breaks)
     assert stage.state()[0] == "interrupted" and not stage.done
     stage.run(resumes)
-    assert stage.facts == {"found": True}
+    assert stage.facts["found"]
     with pytest.raises(RuntimeError):
         stage.run(breaks, force=True)
     other = Stage(load_profile("smoke", overrides=f"{places} text_game.sft.batch=4"), "answer", ["text_game.sft"])
     other.run(resumes)
-    assert other.facts == {"found": False}
+    assert not other.facts["found"]
 
 
 KILLED = """
@@ -267,7 +267,7 @@ def test_sigkill_repeats_at_most_one_checkpoint_interval(smoke, places):
     subprocess.run([sys.executable, "-c", KILLED, places], check=True, capture_output=True)
     stage = Stage(smoke, "train")
     rows = [json.loads(line) for line in (stage.folder / "metrics.jsonl").read_text().splitlines()]
-    assert stage.done and stage.facts == {"begin": 4}
+    assert stage.done and stage.facts["begin"] == 4
     assert [(row["step"], row["begin"]) for row in rows] == [(1, 0), (2, 0), (3, 0), (4, 0), (5, 4), (6, 4)]
     assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(rows))
 
