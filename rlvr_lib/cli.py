@@ -142,13 +142,11 @@ def _doctor(given: argparse.Namespace) -> int:
 
 
 def _score_text_game(given: argparse.Namespace) -> int:
-    from rlvr_lib.evaluation.text_game_scores import score_file
+    from rlvr_lib.evaluation.text_game_scores import score_file, table_text
 
     if not given.file.is_file():
         raise UserError(f"{given.file}: no such file")
-    text = score_file(given.file, given.per_item)
-    if text is not None:
-        say(str(text))
+    say(table_text(score_file(given.file, given.per_item)))
     return 0
 
 
