@@ -117,7 +117,7 @@ def prompt_writer(profile: Profile):
         return task.compact_prompt
     from rlvr_lib.worlds.bytesized32_prompt import full_prompt
 
-    return full_prompt(profile.text_game.data.root)
+    return full_prompt(profile.text_game.data.root, profile.text_game.data.source)
 
 
 def make_tokenizer(profile: Profile, train: Iterable[TextTransition]) -> PreTrainedTokenizerFast:
