@@ -27,8 +27,8 @@ ROLE = (
     " as JSON. Work out the state that the game is in after the player's action, the score included."
 )
 NEW_OBJECTS = (
-    'An object that comes into being needs a uuid of its own: the first new object takes the number given as "UUID base"'
-    " and further ones count upwards from there."
+    "An object that comes into being needs a uuid of its own: the first new object takes the number given as"
+    ' "UUID base", and further ones count upwards from there.'
 )
 CONTRACT = (
     "Answer with one JSON object that has three keys. `modified` is a list with the complete record of every object"
