@@ -490,7 +490,7 @@ def test_long_monotonous_texts_end(unit):
 def test_limits_stay_far_above_real_answers():
     """Answers of 20 000 characters that need repair: all objects many times over, in Python notation."""
     assert LONGEST >= 20_000 and DEEPEST >= 50
-    text = repr(answer(*after()[:-1] * 18, lamp(), seed()))
+    text = repr(answer(*after()[:-1] * 22, lamp(), seed()))
     assert len(text) > 20_000
     assert both(told(text)) == (1, 1.3)
     assert both(told(text[:-1])) == (1, 1.3)
