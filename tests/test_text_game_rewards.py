@@ -1,27 +1,25 @@
-"""Text-game rewards against vectors worked out by hand, rules of the definitions (A.6 to A.9), and a fuzzer.
+"""Text-game rewards: the vectors of spec E, closed forms for the quirks, limits, properties, and a fuzzer.
 
-The randomised comparison with a second implementation is in test_rewards_against_reference.py.
+RLVR_FUZZ=100000 runs the fuzzer over as many damaged answers (default 10 000).
 """
 
 import copy
-import faulthandler
 import json
 import os
-import signal
-from contextlib import contextmanager
-from functools import cache
+import sys
 from random import Random
 
-import numpy as np
+import dirtyjson
+import json_repair
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_game_examples import MARKER, answer_of, damaged_answer, other_examples, record, worked_example
 
-from rlvr_lib.worlds.text_crawl import crawl, layout_seed
-from rlvr_lib.worlds.text_game_answers import DEEPEST, LONGEST
+from rlvr_lib.worlds import text_game_answers
 from rlvr_lib.worlds.text_game_rewards import (
+    TextGameScore,
     binary_reward,
-    changed_keys,
     extract_answer,
     is_changed,
     is_changed_for_training,
@@ -32,523 +30,416 @@ from rlvr_lib.worlds.text_game_rewards import (
     score_answer,
     task_specific_reward,
 )
-from rlvr_lib.worlds.text_games import GAMES
-from rlvr_lib.worlds.transitions import TextTransition
 
-MARKER = "The final answer is:"
-GREENHOUSE = """[
- {"name": "greenhouse (ID: 1)", "uuid": 1, "type": "World", "properties": {"isContainer": true, "isOpen": true},
-  "contains": ["agent (ID: 0)", "lamp (ID: 2)", "tray (ID: 3)"]},
- {"name": "agent (ID: 0)", "uuid": 0, "type": "Agent", "properties": {"isContainer": true, "isOpen": true},
-  "contains": []},
- {"name": "lamp (ID: 2)", "uuid": 2, "type": "Lamp", "properties": {"isContainer": false, "isOn": false,
-  "brightness": 0, "wiring": {"plug": ["socket (ID: 9)", "left"], "spare": [null, null]}}, "contains": []},
- {"name": "tray (ID: 3)", "uuid": 3, "type": "Tray", "properties": {"isContainer": true, "isOpen": true,
-  "levels": [1, 2]}, "contains": ["seed (ID: 4)", "pebble (ID: 5)"]},
- {"name": "seed (ID: 4)", "uuid": 4, "type": "Seed", "properties": {"isContainer": false, "moisture": 2,
-  "label": "fern"}, "contains": []},
- {"name": "pebble (ID: 5)", "uuid": 5, "type": "Pebble", "properties": {"isContainer": false, "label": "grey"},
-  "contains": []},
- {"score": 0, "gameOver": false, "gameWon": false}]"""
-ENTRIES = 22  # 16 properties and 6 contains
-UNCHANGED_BEST, CHANGED_BEST = 0.3, 1.3
+CURRENT, GOLD = worked_example()
+LAMP, SEED = GOLD[2], GOLD[4]
+UNCHANGED, SCORE_ONLY, MOVED, ADDED, REMOVED, VANISHES, APPEARS = other_examples()
 
 
-def before() -> list:
-    return json.loads(GREENHOUSE)
+def score(answer, case=(CURRENT, GOLD)) -> TextGameScore:
+    return score_answer(MARKER + json.dumps(answer), *case)
 
 
-def after() -> list:
-    """Turning on the lamp: two properties by the action, one by the tick."""
-    state = before()
-    state[2]["properties"].update(isOn=True, brightness=5)
-    state[4]["properties"]["moisture"] = 1
-    return state
+def changes(*modified, **more) -> dict:
+    return {"modified": list(modified), "removed": [], "score": {}, **more}
 
 
-def lamp(**properties) -> dict:
-    record = after()[2]
-    record["properties"].update(properties)
-    return record
+def with_properties(item: dict, **properties) -> dict:
+    return {**item, "properties": {**item["properties"], **properties}}
 
 
-def seed() -> dict:
-    return after()[4]
-
-
-def answer(*modified, removed=(), **more) -> dict:
-    return {"modified": list(modified), "removed": list(removed), "score": {}, **more}
-
-
-def told(value, current=None, gold=None):
-    """Score of an answer (a value to be printed as JSON, or the text itself) in the greenhouse."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return score_answer(f"{MARKER} {text}", current or before(), gold or after())
-
-
-def both(score) -> tuple:
-    return score.binary, pytest.approx(score.task_specific, abs=1e-12)
-
-
-# ---- the published vectors
-def test_perfect_answer_in_both_notations():
-    for text in (
-        perfect_answer(before(), after()),
-        perfect_answer(before(), after(), "python"),
-        repr(answer(lamp(), seed())),
-    ):
-        score = score_answer(text if text.startswith(MARKER) else f"{MARKER} {text}", before(), after())
-        assert both(score) == (1, 1.3)
-        assert (score.item_accuracy, score.score_accuracy, score.changed_accuracy, score.corrected) == (1, 1, 1, 1)
+# ---- spec E
+@pytest.mark.parametrize("notation", [json.dumps, repr])
+def test_perfect(notation):
+    found = score_answer(MARKER + notation(changes(LAMP, SEED)), CURRENT, GOLD)
+    assert (found.parsed, found.binary, found.corrected) == (True, 1, 1)
+    assert found.task_specific == pytest.approx(1.3, abs=1e-12)
+    assert (found.item_accuracy, found.score_accuracy, found.changed_accuracy) == (1, 1, 1)
 
 
 def test_half_of_the_changes():
-    score = told(answer(lamp()))
-    assert both(score) == (0, 0.09 * 21 / 22 + 0.01 + 2 / 3)
-    assert score.task_specific == pytest.approx(0.762575757, abs=1e-9)
+    found = score(changes(LAMP))
+    assert found.binary == 0 and found.task_specific == pytest.approx(0.7625757575757576, abs=1e-12)
+    assert found.task_specific == pytest.approx(0.09 * 21 / 22 + 0.01 + 2 / 3, abs=1e-12)
 
 
 def test_score_key_absent():
-    assert both(told({"modified": [lamp(), seed()], "removed": []})) == (0, 1.09)
+    answer = changes(LAMP, SEED)
+    del answer["score"]
+    found = score(answer)
+    assert found.binary == 0 and found.task_specific == pytest.approx(1.09, abs=1e-12)
 
 
-def test_group_advantages():
-    """Rewards 1, 0, 0, 0, 0: sample standard deviation, as GRPO is used here (0.2)."""
-    rewards = np.array([1.0, 0, 0, 0, 0])
-    advantages = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
-    assert advantages == pytest.approx([1.78885, *[-0.447213] * 4], abs=1e-5)
+# ---- extraction (A.6)
+def test_phrases_go_by_priority_then_by_last_occurrence():
+    assert extract_answer(
+        "the final state is: 1 The final answer is: 2 The final answer is: 3 the final answer is: 4"
+    ) == ("3 the final answer is: 4")
+    assert extract_answer("the final game state is: 5 The final state is:  6 ") == "6"
 
 
-def test_example_has_the_stated_entries():
-    assert sum(len(record["properties"]) + 1 for record in after()[:-1]) == ENTRIES
-    assert changed_keys(before(), after()) == {(2, "isOn"), (2, "brightness"), (4, "moisture")}
+def test_fenced_blocks():
+    assert (
+        extract_answer('```json\n{"a": "first one"}\n``` or ```json\n{"b": "second one"}\n```.')
+        == '{"b": "second one"}'
+    )
+    short = "```json\n{}\n``` short"
+    assert extract_answer(short) == short  # under ten characters: the whole response
+    assert extract_answer("```\n{'a': 'no label'}\n```") == "```\n{'a': 'no label'}\n```"
 
 
-# ---- finding the answer (A.6)
 @pytest.mark.parametrize(
-    ("response", "expected"),
+    "frame",
     [
-        ("The final answer is: A", "A"),
-        ("so the final state is: S. The final answer is: A. the final answer is: a", "A. the final answer is: a"),
-        ("The final game state is: G The final state is: S", "S"),
-        ("the final game state is: g", "g"),
-        ("The final answer is: A The final answer is:  B ", "B"),
-        ("THE FINAL ANSWER IS: x", "THE FINAL ANSWER IS: x"),
-        ('a ```json\n{"a": 1234}\n``` b ```json\n{"b": 1234}\n``` c', '{"b": 1234}'),
-        ('```json\n{"a": 12345}\n``` then ```json {} ``` end', '```json\n{"a": 12345}\n``` then ```json {} ``` end'),
-        ('```\n{"a": 12345}\n```', '```\n{"a": 12345}\n```'),
-        ('```json\n{"a": 12345}', '```json\n{"a": 12345}'),
-        ("nothing", "nothing"),
-        ("", ""),
+        MARKER + "{}<|endoftext|>",
+        MARKER + "```json\n{}\n```",
+        MARKER + "{} I hope this helps.",
+        "Some thought.\n```json\n{}\n```\nDone.",
+        "the final game state is:\n{}",
     ],
 )
-def test_extraction(response, expected):
-    assert extract_answer(response) == expected
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_tolerated_frames(frame, write):
+    assert score_answer(frame.replace("{}", write(changes(LAMP, SEED))), CURRENT, GOLD).binary == 1
 
 
-DAMAGED = {
-    "fenced": "```json\nANSWER\n```",
-    "prose after it": "ANSWER\nThat is what happens.",
-    "end token": "ANSWER<|end|>",
-    "trailing comma": "COMMA",
-    "closing bracket missing": "OPEN",
-    "indented": "INDENTED",
-}
+def test_missing_brackets_and_trailing_commas_are_mended():
+    text = json.dumps(changes(LAMP, SEED, score=CURRENT[-1]))
+    assert score_answer(MARKER + text[:-2], CURRENT, GOLD).binary == 1
+    assert score_answer(MARKER + text.replace("]}", "],}"), CURRENT, GOLD).binary == 1
 
 
-@pytest.mark.parametrize("form", DAMAGED)
-def test_tolerated_damage(form):
-    text = json.dumps(answer(lamp(), seed()))
-    written = {
-        "COMMA": text[:-1] + ",}",
-        "OPEN": text[:-1],
-        "INDENTED": json.dumps(answer(lamp(), seed()), indent=2),
-        "ANSWER": text,
-    }
-    shape = DAMAGED[form]
-    for word, replacement in written.items():
-        shape = shape.replace(word, replacement)
-    assert both(told(shape)) == (1, 1.3)
-
-
-def test_a_fenced_block_counts_without_a_marker():
-    assert score_answer(f"so\n```json\n{json.dumps(answer(lamp(), seed()))}\n```", before(), after()).binary == 1
-
-
-def test_python_words_are_replaced_inside_strings_too():
-    """Nonesuch becomes nullsuch: the label is then wrong (D.13)."""
-    current, gold = before(), after()
-    for state in (current, gold):
-        state[4]["properties"]["label"] = "Nonesuch"
-    score = score_answer(perfect_answer(current, gold), current, gold)
-    assert (score.binary, score.item_accuracy) == (0, pytest.approx(21 / 22))
-    assert parse_answer(f'{MARKER} {{"modified": ["True"], "removed": ["False"]}}') == {
-        "modified": ["true"],
-        "removed": ["false"],
-    }
+def test_literals_are_replaced_inside_strings_too():
+    assert parse_answer(MARKER + '{"modified": [], "removed": [], "x": "Nonesuch True"}')["x"] == "nullsuch true"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", "5", '{"modified": []}', '{"removed": []}', "no idea", "{" * 200]
+    "response",
+    [
+        "",
+        " ",
+        MARKER,
+        "no idea",
+        "{}",
+        "[]",
+        '{"modified": []}',
+        '{"removed": []}',
+        "null",
+        "NaN",
+        "1",
+        '"modified"',
+        None,
+    ],
 )
-def test_no_answer_is_worth_nothing(text):
-    score = told(text)
-    assert (score.binary, score.task_specific, score.corrected, score.parsed) == (0, 0, 0, False)
+def test_no_answer(response):
+    assert score_answer(response, CURRENT, GOLD) == TextGameScore()
+
+
+def test_only_the_words_count_as_an_answer_without_content():
+    """The released membership test lets lists and texts through; they leave the objects alone and give no score."""
+    found = score_answer(MARKER + '["modified", "removed"]', *UNCHANGED)
+    assert found.binary == 0 and found.task_specific == pytest.approx(0.09)
 
 
 # ---- rebuilding (A.7)
-def test_new_objects_never_enter_the_predicted_state():
-    new = {"name": "bud (ID: 6)", "uuid": 6, "type": "Bud", "properties": {}, "contains": []}
-    state = rebuild_state(before(), answer(lamp(), new))
-    assert [record["uuid"] for record in state[:-1]] == [1, 0, 2, 3, 4, 5]
-    assert both(told(answer(lamp(), seed(), new))) == (1, 1.3)
+def test_rebuild():
+    answer = changes(LAMP, {**LAMP, "type": "later"}, {**SEED, "uuid": "4"}, record("new", 77, "New", {}), removed=[5])
+    state = rebuild_state(CURRENT, answer)
+    expected = copy.deepcopy(CURRENT)
+    expected[2] = {**LAMP, "type": "later"}  # the later duplicate; "4" is not 4; 77 cannot enter
+    del expected[5]
+    assert state == expected
+    assert len(rebuild_state(CURRENT, {"modified": [], "removed": []})) == len(CURRENT) - 1  # no score key, no record
 
 
-def test_uuid_is_a_number():
-    assert both(told(answer({**lamp(), "uuid": "2"}, seed()))) == (0, 0.09 * 20 / 22 + 0.01 + 1 / 3)
-    assert both(told(answer({**lamp(), "uuid": 2.0}, seed()))) == (1, 1.3)
+@pytest.mark.parametrize("removed", [5, None, 2.5, "5", {"5": 1}, True, ["5"], [[5]]])
+def test_what_removes_nothing(removed):
+    assert score(changes(LAMP, SEED, removed=removed)).binary == 1
 
 
-def test_the_later_duplicate_wins():
-    wrong = lamp(brightness=9)
-    assert told(answer(wrong, lamp(), seed())).binary == 1
-    assert both(told(answer(lamp(), wrong, seed()))) == (0, 0.09 * 21 / 22 + 0.01 + 2 / 3)
+@pytest.mark.parametrize(
+    "modified", [5, None, "lamp", {"uuid": 2}, [[LAMP]], [5, "x", {"name": "lamp"}, {"uuid": [2]}]]
+)
+def test_what_modifies_nothing(modified):
+    found = score({"modified": modified, "removed": [], "score": {}})
+    assert found.task_specific == pytest.approx(0.09 * 19 / 22 + 0.01)
 
 
-@pytest.mark.parametrize("removed", [5, None, True, 2.5])
-def test_a_bare_number_removes_nothing(removed):
-    assert both(told({**answer(lamp(), seed()), "removed": removed})) == (1, 1.3)
+def test_records_beside_rubbish_count():
+    assert score({"modified": [None, LAMP, 7, SEED], "removed": [], "score": {}}).binary == 1
 
 
-def test_a_wrong_removal_costs_one_entry_and_its_changes():
-    """The pebble (3 entries) becomes one wrong entry out of 20; the seed would also lose its change."""
-    assert both(told(answer(lamp(), seed(), removed=[5]))) == (0, 0.09 * 19 / 20 + 0.01 + 1)
-    assert both(told(answer(lamp(), seed(), removed=[4]))) == (0, 0.09 * 18 / 19 + 0.01 + 1)
-    assert both(told(answer(lamp(), seed(), removed=["5"]))) == (1, 1.3)
+@pytest.mark.parametrize("empty", [{}, [], "", None, 0, 7, True])
+def test_empty_score_keeps_the_current_one(empty):
+    assert score(changes(LAMP, SEED, score=empty)).binary == 1
+    assert score(changes(score=empty), SCORE_ONLY).binary == 0
 
 
-@pytest.mark.parametrize("modified", [None, 3, "x", {}, {"uuid": 2}, [], [None], ["x"], [[1]], [{"name": "lamp"}]])
-def test_modified_of_another_shape_changes_nothing(modified):
-    assert both(told({**answer(), "modified": modified})) == (0, 0.09 * 19 / 22 + 0.01)
+# ---- counting (A.8)
+def test_wrong_removal_is_one_error_and_forgotten_removal_is_free():
+    found = score(changes(LAMP, SEED, removed=[5]))
+    assert found.item_accuracy == pytest.approx(19 / 20)  # pebble's 3 entries become 1 error
+    tray = REMOVED[1][3]
+    assert score(changes(tray), REMOVED).binary == 1
+    assert score(changes(tray), REMOVED).corrected == 0
+    assert score(changes(tray, removed=[5]), REMOVED).corrected == 1
 
 
-@pytest.mark.parametrize("score", [{}, None, 0, 1, 2.5, True, [], ""])
-def test_an_empty_score_means_the_current_one(score):
-    assert both(told({**answer(lamp(), seed()), "score": score})) == (1, 1.3)
+def test_missing_parts_of_a_record():
+    no_properties = {key: value for key, value in LAMP.items() if key != "properties"}
+    found = score(changes(no_properties, SEED))
+    assert found.item_accuracy == pytest.approx(18 / 19)  # 4 properties become 1 error
+    assert found.changed_accuracy is None and found.task_specific == pytest.approx(0.09 * 18 / 19 + 0.01)
+    no_contains = {key: value for key, value in LAMP.items() if key != "contains"}
+    found = score(changes(no_contains, SEED))
+    assert found.item_accuracy == pytest.approx(21 / 22) and found.changed_accuracy == 1
+
+
+@pytest.mark.parametrize("value, same", [(5.0, True), ("5", False), ([5], False), (None, False), ({}, False)])
+def test_value_equality(value, same):
+    assert score(changes(with_properties(LAMP, brightness=value), SEED)).binary == same
+
+
+def test_true_equals_one_and_order_matters_only_outside_contains():
+    assert score(changes(with_properties(LAMP, isOn=1), SEED)).binary == 1
+    tray = {**CURRENT[3], "contains": CURRENT[3]["contains"][::-1]}
+    assert score(changes(LAMP, SEED, tray)).binary == 1
+    assert score(changes(LAMP, SEED, with_properties(CURRENT[3], levels=[2, 1]))).binary == 0
+    wiring = dict(reversed(LAMP["properties"]["wiring"].items()))
+    assert score(changes(with_properties(LAMP, wiring=wiring), SEED)).binary == 1
+
+
+@pytest.mark.parametrize("wrong", [{"properties": None}, {"properties": 5}, {"contains": None}, {"contains": ["a", 1]}])
+def test_values_that_cannot_be_processed(wrong):
+    assert score(changes({**LAMP, **wrong}, SEED)) == TextGameScore(parsed=True)
+
+
+def test_names_types_and_extra_fields_are_not_looked_at():
+    assert score(changes({**LAMP, "name": "x", "type": 5, "note": {}}, SEED)).task_specific == pytest.approx(1.3)
 
 
 def test_score_entries():
-    gold = after()
-    gold[-1] = {"score": 1, "gameOver": True, "gameWon": True}
-    parts = [({}, 0), (gold[-1], 3), ({"score": 1, "gameOver": True}, 2), ({**gold[-1], "score": "1"}, 2)]
-    for record, right in parts:
-        score = told({**answer(lamp(), seed()), "score": record}, gold=gold)
-        assert score.score_accuracy == pytest.approx(right / 3)
-        assert both(score) == (float(right == 3), 0.09 + 0.01 * right / 3 + 0.2 * (right == 3) + 1)
+    won = {"score": 1, "gameOver": True, "gameWon": True}
+    assert score(changes(score=won), SCORE_ONLY).task_specific == pytest.approx(0.3)
+    found = score(changes(score={**won, "gameWon": False}), SCORE_ONLY)
+    assert found.score_accuracy == pytest.approx(2 / 3) and found.task_specific == pytest.approx(0.09 + 0.02 / 3)
+    # As released, a record without the key "score" is not recognised as the score record at all.
+    assert score(changes(score={"gameOver": True, "gameWon": True}), SCORE_ONLY).score_accuracy == 0
 
 
-# ---- counting (A.8, A.9)
-def test_name_type_and_surplus_keys_are_not_looked_at():
-    assert both(told(answer({**lamp(), "name": "x", "type": "y", "z": 1}, seed()))) == (1, 1.3)
+# ---- the changed term (A.9)
+def test_invented_key_costs_the_task_specific_reward_only():
+    found = score(changes(with_properties(LAMP, colour="red"), SEED))
+    assert found.binary == 1 and found.task_specific == 0
+    found = score(changes(LAMP, SEED, with_properties(CURRENT[5], colour="red")))
+    assert found.binary == 1 and found.task_specific == 0
 
 
-def test_an_invented_property_takes_the_task_specific_reward_only():
-    assert both(told(answer(lamp(invented=1), seed()))) == (1, 0)
+def test_keys_that_come_and_go():
+    assert score(changes(VANISHES[1][5]), VANISHES).task_specific == pytest.approx(0.3)  # no entry of K is met
+    assert score(changes(), VANISHES).task_specific == pytest.approx(0.3)  # an extra key is not an error; hit 0 of 1
+    assert score(changes(APPEARS[1][5]), APPEARS).task_specific == pytest.approx(1.3)
+    assert score(changes(), APPEARS).task_specific == pytest.approx(0.09 * 19 / 20 * 20 / 19 * 22 / 23 + 0.01)
 
 
-def test_a_record_without_properties_is_one_error_and_takes_the_changed_term():
-    bare = {key: value for key, value in lamp().items() if key != "properties"}
-    score = told(answer(bare, seed()))
-    assert score.changed_accuracy is None
-    assert both(score) == (0, 0.09 * 18 / 19 + 0.01)  # its 4 properties become one wrong entry
+@pytest.mark.parametrize("case, best", [(UNCHANGED, 0.3), (SCORE_ONLY, 0.3), (MOVED, 1.3), (REMOVED, 1.3)])
+def test_maximum(case, best):
+    found = score(answer_of(*case), case)
+    assert (found.binary, found.corrected) == (1, 1) and found.task_specific == pytest.approx(best)
 
 
-def test_a_missing_property_or_contains_is_one_error():
-    short = lamp()
-    del short["properties"]["brightness"]
-    assert both(told(answer(short, seed()))) == (0, 0.09 * 21 / 22 + 0.01 + 2 / 3)
-    without = {key: value for key, value in lamp().items() if key != "contains"}
-    assert told(answer(without, seed())).item_accuracy == pytest.approx(21 / 22)
+def test_added_objects_only_count_in_the_corrected_accuracy():
+    answer = answer_of(*ADDED)
+    assert (score(answer, ADDED).binary, score(answer, ADDED).corrected) == (0, 1)
+    leaf = answer["modified"][-1]
+    for wrong in ({**leaf, "name": "twig (ID: 10)"}, {**leaf, "contains": ["x"]}, {**leaf, "properties": {}}, None):
+        answer["modified"][-1] = wrong
+        assert score(answer, ADDED).corrected == 0
+    extra = record("ghost", 11, "Ghost", {})
+    assert (score(changes(LAMP, SEED, extra)).binary, score(changes(LAMP, SEED, extra)).corrected) == (1, 0)
 
 
-def test_contains_ignores_order_and_counts_repetitions():
-    tray = after()[3]
-    assert both(told(answer(lamp(), seed(), {**tray, "contains": tray["contains"][::-1]}))) == (1, 1.3)
-    assert told(answer(lamp(), seed(), {**tray, "contains": [*tray["contains"], "seed (ID: 4)"]})).binary == 0
-
-
-@pytest.mark.parametrize("wrong", [{"properties": None}, {"contains": [1, "x"]}, {"contains": None}])
-def test_values_that_cannot_be_processed_give_zero(wrong):
-    score = told(answer({**lamp(), **wrong}, seed()))
-    assert (score.binary, score.task_specific, score.corrected, score.parsed) == (0, 0, 0, True)
-
-
-def test_equality_of_values():
-    assert told(answer(lamp(isOn=1, brightness=5.0), seed())).binary == 1
-    assert told(answer(lamp(brightness="5"), seed())).item_accuracy == pytest.approx(21 / 22)
-    reordered = {"spare": [None, None], "plug": ["socket (ID: 9)", "left"]}
-    assert told(answer(lamp(wiring=reordered), seed())).binary == 1
-    assert told(answer(lamp(wiring={**reordered, "plug": ["left", "socket (ID: 9)"]}), seed())).binary == 0
-
-
-def test_added_objects_cannot_be_credited_but_corrected_can():
-    gold = after()
-    bud = {"name": "bud (ID: 6)", "uuid": 6, "type": "Bud", "properties": {"isOpen": False}, "contains": []}
-    gold.insert(6, bud)
-    gold[3]["contains"].append("bud (ID: 6)")
-    score = score_answer(perfect_answer(before(), gold), before(), gold)
-    assert both(score) == (0, 0.09 * 22 / 23 + 0.01 + 1)
-    assert score.corrected == 1
-    wrong = {**bud, "properties": {"isOpen": True}}
-    assert told(answer(lamp(), seed(), gold[3], wrong), gold=gold).corrected == 0
-    assert told(answer(lamp(), seed(), gold[3]), gold=gold).corrected == 0
-
-
-def test_forgotten_removals_are_free_but_not_when_corrected():
-    gold = after()
-    del gold[5]
-    gold[3]["contains"].remove("pebble (ID: 5)")
-    assert both(told(answer(lamp(), seed(), gold[3]), gold=gold)) == (1, 1.3)
-    assert told(answer(lamp(), seed(), gold[3]), gold=gold).corrected == 0
-    score = score_answer(perfect_answer(before(), gold), before(), gold)
-    assert (score.binary, score.corrected) == (1, 1)
-
-
-def test_corrected_minds_invented_objects():
-    new = {"name": "bud (ID: 6)", "uuid": 6, "type": "Bud", "properties": {}, "contains": []}
-    score = told(answer(lamp(), seed(), new))
-    assert (score.binary, score.corrected) == (1, 0)
-
-
-def test_unchanged_and_score_only_transitions_have_no_changed_term():
-    score = score_answer(no_change_answer(), before(), before())
-    assert (both(score), score.changed_accuracy) == ((1, UNCHANGED_BEST), None)
-    gold = [*before()[:-1], {"score": 1, "gameOver": False, "gameWon": False}]
-    assert both(score_answer(perfect_answer(before(), gold), before(), gold)) == (1, UNCHANGED_BEST)
-
-
-# ---- what counts as changed (A.2)
-def test_definitions_of_changed():
-    reordered, scored, grown = before(), before(), before()
+# ---- changed or not (A.2)
+def test_three_notions_of_changed():
+    flags = [(is_changed(*case), is_changed_for_training(*case)) for case in other_examples()]
+    assert flags == [(False, False), (True, False)] + [(True, True)] * 5
+    reordered = copy.deepcopy(CURRENT)
     reordered[3]["contains"].reverse()
-    scored[-1]["score"] = 1
-    grown.insert(6, {"name": "bud (ID: 6)", "uuid": 6, "type": "Bud", "properties": {}, "contains": []})
-    cases = [(before(), 0, 0), (after(), 1, 1), (reordered, 0, 0), (scored, 1, 0), (grown, 1, 0)]
-    for gold, evaluation, training in cases:
-        assert (is_changed(before(), gold), is_changed_for_training(before(), gold)) == (evaluation, training)
+    assert reordered != CURRENT and not is_changed(CURRENT, reordered)
+    lost = [item for item in CURRENT if item.get("uuid") != 5]
+    assert is_changed(CURRENT, lost) and not is_changed_for_training(CURRENT, lost)
 
 
-# ---- as TRL calls them
-def test_reward_functions():
-    texts = [perfect_answer(before(), after()), no_change_answer(), "?"]
-    columns = {"current_state": [json.dumps(before())] * 3, "gold_state": [json.dumps(after())] * 3}
-    assert binary_reward([""] * 3, texts, **columns) == [1, 0, 0]
-    expected = [1.3, 0.09 * 19 / 22 + 0.01, 0]
-    assert task_specific_reward([""] * 3, texts, **columns, completion_ids=None) == pytest.approx(expected)
-    chats = [[{"role": "assistant", "content": text}] for text in texts]
-    assert binary_reward([[]] * 3, chats, **columns) == [1, 0, 0]
+def test_written_answers():
+    for case in [(CURRENT, GOLD), *other_examples()]:
+        for notation in ("json", "python"):
+            assert parse_answer(perfect_answer(*case, notation)) == answer_of(*case)
+    assert score_answer(no_change_answer(), *UNCHANGED).binary == 1
+    assert score_answer(no_change_answer(), CURRENT, GOLD).changed_accuracy == 0
+
+
+def test_trl_rewards():
+    texts = [
+        MARKER + json.dumps(changes(LAMP, SEED)),
+        [{"role": "assistant", "content": MARKER + json.dumps(changes(LAMP))}],
+    ]
+    states = {"current_state": [json.dumps(CURRENT)] * 2, "gold_state": [json.dumps(GOLD)] * 2}
+    assert binary_reward(prompts=None, completions=texts, **states, completion_ids=None) == [1, 0]
+    found = task_specific_reward(prompts=None, completions=texts, **states)
+    assert found == pytest.approx([1.3, 0.09 * 21 / 22 + 0.01 + 2 / 3])
+
+
+# ---- limits: no exception, no hang
+HARD = [
+    "[",
+    "{",
+    "(",
+    '"',
+    "'",
+    "\\",
+    '{"a":',
+    '[{"a":[',
+    "{a:",
+    "{]",
+    '("a" ',
+    '""',
+    '{"a": "b" "c", ',
+    "```json ",
+    "//",
+    "/*",
+]
+
+
+@pytest.mark.parametrize("noise", HARD)
+@pytest.mark.parametrize("start", ["", '{"modified": [', "{'modified': \""])
+def test_hard_texts_end(noise, start):
+    """Some of these would take the unbounded repair hours."""
+    text = (start + noise * 100_000)[:90_000]
+    found = score_answer(text, CURRENT, GOLD)
+    assert 0 <= found.task_specific <= 0.1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9" * 5000,
+        "1e400",
+        "-1e400",
+        "NaN",
+        "-Infinity",
+        "1" + "0" * 400 + ".5",
+        '"\\ud800"',
+        '"\ud800"',
+        "[" * 99 + "]" * 99,
+    ],
+)
+def test_strange_values(value):
+    text = json.dumps(changes(LAMP, SEED, note=0)).replace('"note": 0', f'"note": {value}')
+    assert score_answer(MARKER + text, CURRENT, GOLD).binary in (0, 1)
+    text = json.dumps(changes(LAMP, SEED)).replace('"brightness": 5', f'"brightness": {value}')
+    assert score_answer(MARKER + text, CURRENT, GOLD).binary == 0
+
+
+def test_long_thoughts_do_not_matter_before_the_marker():
+    thoughts = "Hmm {[( \" ' " * 100_000
+    assert score_answer(thoughts + MARKER + json.dumps(changes(LAMP, SEED)), CURRENT, GOLD).binary == 1
+
+
+def test_depth_limit_does_not_depend_on_the_caller():
+    """An answer at the depth limit is read even when much of the stack is in use."""
+    deep = "[" * 90 + "]" * 90
+    text = MARKER + repr(changes(LAMP, SEED)).replace("{'modified'", "{'note': " + deep + ", 'modified'")
+
+    def below(frames: int) -> float:
+        return score_answer(text, CURRENT, GOLD).binary if frames == 0 else below(frames - 1)
+
+    assert sys.getrecursionlimit() >= 1000 and below(150) == below(0) == 1
+
+
+def test_answers_are_never_run():
+    for text in ("__import__('os').getcwd()", "9**9**9", "(1+2)*3", "{'modified': 1+1, 'removed': 9**9**9**9}"):
+        assert score_answer(MARKER + text, CURRENT, GOLD).binary == 0
 
 
 # ---- properties
-@cache
-def crawled() -> tuple[TextTransition, ...]:
-    """Transitions of every embedded game that add no object (those cannot be won)."""
-    found = []
-    for game in GAMES.values():
-        items = [TextTransition.from_record(record) for record in crawl(game, layout_seed("test", 500))]
-        found += [
-            item
-            for item in items[::7]
-            if {record["uuid"] for record in item.target[:-1]} <= {record["uuid"] for record in item.current[:-1]}
-        ]
-    return tuple(found)
-
-
-@pytest.mark.parametrize("notation", ["json", "python"])
-def test_perfect_answers_reach_the_ceiling(notation):
-    for item in crawled():
-        score = score_answer(perfect_answer(item.current, item.target, notation), item.current, item.target)
-        best = CHANGED_BEST if is_changed_for_training(item.current, item.target) else UNCHANGED_BEST
-        assert (score.binary, score.corrected) == (1, 1), item.case_id
-        assert score.task_specific == pytest.approx(best), item.case_id
-
-
-def test_no_change_answers_are_right_exactly_on_unchanged_cases():
-    removals = 0
-    for item in crawled():
-        score = score_answer(no_change_answer(), item.current, item.target)
-        assert score.corrected == (not is_changed(item.current, item.target))
-        removals += score.binary != score.corrected
-    assert removals <= 1
-
-
-SCALARS = st.none() | st.booleans() | st.integers(-3, 9) | st.floats(allow_nan=True) | st.text(max_size=6)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.just("uuid"), inner, max_size=3)
-    ),
-    max_leaves=8,
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
 )
-RECORDS = st.fixed_dictionaries(
-    {"uuid": st.integers(-1, 7) | SCALARS},
-    optional={
-        "properties": st.dictionaries(st.sampled_from(["isOn", "moisture", "levels", "new"]), VALUES) | VALUES,
-        "contains": st.lists(st.sampled_from(["seed (ID: 4)", "pebble (ID: 5)", "x"])) | VALUES,
-    },
-)
-ANSWERS = st.fixed_dictionaries(
-    {},
-    optional={
-        "modified": st.lists(RECORDS | VALUES, max_size=4) | VALUES,
-        "removed": st.lists(st.integers(-1, 7) | VALUES, max_size=4) | VALUES,
-        "score": VALUES | st.fixed_dictionaries({"score": SCALARS, "gameOver": SCALARS, "gameWon": SCALARS}),
-    },
-)
-
-
-def assert_sound(response: str, current: list, gold: list) -> None:
-    """The ranges every score keeps, and that a score is a pure function that leaves its inputs alone."""
-    kept = copy.deepcopy((current, gold))
-    score = score_answer(response, current, gold)
-    assert (current, gold) == kept
-    assert score.binary in (0, 1) and score.corrected in (0, 1)
-    assert 0 <= score.task_specific <= CHANGED_BEST + 1e-12
-    assert 0 <= score.item_accuracy <= 1 and 0 <= score.score_accuracy <= 1
-    assert score.changed_accuracy is None or 0 <= score.changed_accuracy <= 1
-    assert score.parsed or (score.binary, score.task_specific) == (0, 0)
-    assert not score.binary or score.item_accuracy == score.score_accuracy == 1
 
 
 @settings(max_examples=150, deadline=None)
-@given(ANSWERS, st.booleans())
-def test_any_answer_is_scored(value, python):
-    assert_sound(f"{MARKER} {repr(value) if python else json.dumps(value)}", before(), after())
+@given(json_values)
+def test_plain_json_reads_as_through_repair_and_dirtyjson(value):
+    """The short cut and the standard parser give what the released route gives."""
+    text = json.dumps(value)
+    repaired = json_repair.repair_json(text)
+    assert json.loads(text) == text_game_answers._read(text)
+    if repaired:  # an empty text comes back as nothing at all, which neither parser reads
+        assert dirtyjson.loads(repaired) == json.loads(text)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text() | st.text("{}[]()\",:'\\\n `truefalsnjo0123456789.eE-+_#/*", max_size=200))
+@given(st.text(alphabet="{}[]\",:'a1 \\\nTrueNone-.e/*", max_size=60))
+def test_repaired_rubbish_reads_as_through_dirtyjson(text):
+    repaired = json_repair.repair_json(text)
+    if repaired:
+        assert repr(json.loads(repaired)) == repr(_plain(dirtyjson.loads(repaired)))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=300))
 def test_any_text_is_scored(text):
-    for response in (
-        text,
-        f"{MARKER}{text}",
-        f"{MARKER} {{{text}",
-        f'{MARKER} {{"modified": [{text}], "removed": []}}',
-    ):
-        assert_sound(response, before(), after())
+    assert score_answer(text, CURRENT, GOLD).binary == 0
+    assert 0 <= score_answer(MARKER + text, CURRENT, GOLD).task_specific <= 0.1
 
 
-# ---- long and deep texts
-@contextmanager
-def limit(seconds: int, text: str):
-    """Fail with the text's beginning when the body is still running after ``seconds``."""
-
-    def stop(*_):
-        faulthandler.dump_traceback()
-        pytest.fail(f"still running after {seconds} s on {text[:300]!r} ... ({len(text)} characters)")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(["modified", "removed", "score", "x"]), json_values))
+def test_any_answer_is_scored(answer):
+    found = score(answer)
+    assert found.binary == 0 and 0 <= found.task_specific <= 0.1
 
 
-UNITS = [
-    '"',
-    "'",
-    ",",
-    "[",
-    "{",
-    "]",
-    "}",
-    ":",
-    "\\",
-    "\n",
-    "```json",
-    '{"a":[',
-    '"a" "b" ',
-    "a:b,",
-    "/*",
-    "“",
-    "1e",
-    '",',
-]
-HANG = 60  # generous: other work may share the machine; the texts take about two seconds at most
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_long_monotonous_texts_end(unit):
-    long = (unit * LONGEST)[: LONGEST - 100]
-    for text in (long, f'{{"modified": [{long}', f'{{"modified": [], "removed": [], "x": "{long}}}'):
-        with limit(HANG, text):
-            assert_sound(f"{MARKER} {text}", before(), after())
-
-
-def test_limits_stay_far_above_real_answers():
-    """Answers of 20 000 characters that need repair: all objects many times over, in Python notation."""
-    assert LONGEST >= 20_000 and DEEPEST >= 50
-    text = repr(answer(*after()[:-1] * 22, lamp(), seed()))
-    assert len(text) > 20_000
-    assert both(told(text)) == (1, 1.3)
-    assert both(told(text[:-1])) == (1, 1.3)
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([(CURRENT, GOLD), *other_examples()]), st.randoms(use_true_random=False))
+def test_order_never_matters(case, rng):
+    answer = copy.deepcopy(answer_of(*case))
+    expected = score(answer, case)
+    rng.shuffle(answer["modified"])
+    for item in answer["modified"]:
+        rng.shuffle(item["contains"])
+        item["properties"] = dict(rng.sample(list(item["properties"].items()), len(item["properties"])))
+    assert score(dict(reversed(answer.items())), case) == expected
 
 
 # ---- the fuzzer
-JUNK = [
-    '"',
-    "'",
-    ",",
-    "[",
-    "]",
-    "{",
-    "}",
-    ":",
-    "\\",
-    "\n",
-    "None",
-    "True",
-    "null",
-    "NaN",
-    "1e999",
-    "```",
-    "\u2028",
-    "\ud800",
-    "0x1",
-]
-
-
-def damage(text: str, rng: Random) -> str:
-    """Cut, drop, repeat, swap or insert somewhere; one to eight times."""
-    for _ in range(rng.randint(1, 8)):
-        a, b = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
-        near = min(len(text), a + rng.randint(1, 12))
-        kind = rng.randrange(7)
-        if kind == 0:
-            text = text[:a]
-        elif kind == 1:
-            text = text[:a] + text[near:]
-        elif kind == 2:
-            text = text[:near] + text[a:near] * rng.randint(1, 30) + text[near:]
-        elif kind == 3:
-            text = text[:a] + rng.choice(JUNK) * rng.choice([1, 1, 1, 2, 40]) + text[a:]
-        elif kind == 4:
-            text = text[:a] + text[b:] + text[a:b]
-        elif kind == 5:
-            text = text.replace(rng.choice(JUNK[:8]), rng.choice(["", " ", *JUNK]), rng.randint(1, 3))
-        else:
-            text = text[:a] + chr(rng.choice([rng.randrange(128), rng.randrange(0x2FFF)])) + text[near:]
-    return text[:20_000]
-
-
-def test_fuzzer_finds_no_exception_and_no_hang():
-    """3 000 damaged answers; RLVR_FUZZ=100000 for the full run."""
-    rng = Random("fuzz/0")
-    cases = [(before(), after()), *((item.current, item.target) for item in crawled())]
-    for _ in range(int(os.environ.get("RLVR_FUZZ", "3000"))):
-        current, gold = rng.choice(cases)
-        text = damage(perfect_answer(current, gold, rng.choice(["json", "python"])), rng)
-        with limit(HANG, text):
-            assert_sound(text if rng.random() < 0.5 else f"{MARKER} {text}", current, gold)
+def test_damaged_answers_never_raise():
+    """Realistic damage: scores stay in range, and the two rewards agree where the description ties them."""
+    number = int(os.environ.get("RLVR_FUZZ", "10000"))
+    rng, cases, told = Random(20), [(CURRENT, GOLD), *other_examples()], []
+    before = copy.deepcopy(cases)
+    answers = [answer_of(*case) for case in cases]
+    for _ in range(number):
+        index = rng.randrange(len(cases))
+        response = damaged_answer(answers[index], rng)
+        found = score_answer(response, *cases[index])
+        assert found.binary in (0, 1) and found.corrected in (0, 1), response
+        assert 0 <= found.task_specific <= 1.3 + 1e-12, response
+        assert found.parsed or found == TextGameScore(), response
+        if found.changed_accuracy is not None:
+            share = (
+                0.09 * found.item_accuracy + 0.01 * found.score_accuracy + 0.2 * found.binary + found.changed_accuracy
+            )
+            assert found.task_specific == pytest.approx(share, abs=1e-12), response
+        told.append((found.parsed, found.binary, found.task_specific > 0))
+    assert cases == before
+    parsed, right, positive = (sum(column) / number for column in zip(*told, strict=True))
+    assert 0.3 < parsed < 0.99 and 0.02 < right < 0.6 and right < positive < parsed

@@ -127,20 +127,27 @@ def _read(text: str) -> Any:
 
 
 # ---- writing
-def perfect_answer(current: GameState, gold: GameState, notation: str = "json") -> str:
-    """The ideal response: marker phrase, changed and new records, removed uuids, the score record when it changes.
+def ideal_answer(current: GameState, gold: GameState) -> dict[str, Any]:
+    """New and different records, removed uuids, and the score record if it differs (A.4).
 
-    ``notation`` is ``json`` or ``python`` (single quotes, True, None), which the paper's examples use (A.4).
+    A record that differs only in the order of its contents is listed too, so the rebuilt state is the true one exactly.
     """
     before = {record["uuid"]: record for record in current[:-1]}
     after = {record["uuid"]: record for record in gold[:-1]}
-    answer = {
+    return {
         "modified": [record for uuid, record in after.items() if before.get(uuid) != record],
         "removed": [uuid for uuid in before if uuid not in after],
         "score": gold[-1] if gold[-1] != current[-1] else {},
     }
+
+
+def perfect_answer(current: GameState, gold: GameState, notation: str = "json") -> str:
+    """The ideal response: the marker phrase and :func:`ideal_answer`.
+
+    ``notation`` is ``json`` or ``python`` (single quotes, True, None), which the paper's examples use (A.4).
+    """
     write: Callable[[Any], str] = {"json": json.dumps, "python": repr}[notation]
-    return f"{PHRASES[0]} {write(answer)}"
+    return f"{PHRASES[0]} {write(ideal_answer(current, gold))}"
 
 
 def no_change_answer() -> str:
