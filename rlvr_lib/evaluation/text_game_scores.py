@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from rlvr_lib.artifacts import UserError, atomic_write_text
-from rlvr_lib.evaluation.statistics import bootstrap_mean
+from rlvr_lib.evaluation.statistics import Interval, bootstrap_mean
 from rlvr_lib.worlds.text_game_rewards import is_changed, score_answer
 from rlvr_lib.worlds.transitions import GameState, open_text
 
@@ -56,6 +56,8 @@ def score_file(path: Path | str, per_item: Path | str | None = None, seed: int =
     ``task_specific``; it is written whole or not at all.
     """
     path = Path(path)
+    if per_item is not None and Path(per_item).resolve() == path.resolve():
+        raise UserError(f"{per_item} is the input itself; write the scores per item to another file")
     try:
         with open_text(path) as lines:
             scores = score_records(lines, str(path))
@@ -83,6 +85,19 @@ def accuracy_rows(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             scale = 1.0 if metric == "task_specific" else 100.0
             rows += [_row(title, name, scale * scores.loc[masks[name], metric].astype(float), seed) for name in SUBSETS]
     return pd.DataFrame(rows)
+
+
+def table_text(rows: pd.DataFrame) -> str:
+    """The rows as a table for a terminal: subsets down, metrics across, each mean with its 95 % interval."""
+    cells: dict[str, dict[str, Any]] = {name: {"n": 0} for name in SUBSETS}
+    for row in rows.to_dict("records"):
+        reward = row["metric"] == METRICS["task_specific"]
+        interval = Interval(row["mean"], row["low"], row["high"], row["n"])
+        title = row["metric"] if reward else f"{row['metric']}, %"
+        cells[row["cases"]]["n"] = row["n"]
+        cells[row["cases"]][title] = interval.text(1, 3 if reward else 2) if row["n"] else "-"
+    table = pd.DataFrame.from_dict(cells, orient="index").to_string()
+    return f"{table}\nmean [95 % bootstrap interval] over n cases"
 
 
 def _row(metric: str, cases: str, values: pd.Series, seed: int) -> dict[str, Any]:

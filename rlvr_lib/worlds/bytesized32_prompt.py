@@ -1,17 +1,18 @@
-"""The paper's full prompt for a public text game (spec A.4): contract, two solved examples, rules, state, action.
+"""The paper's full prompt for a text game (spec A.4): contract, two solved examples, rules, state, action.
 
 Content and order are the released ones, the sentences are ours. States and expected responses are Python literals, as
 released (single quotes, ``True``, ``None``), although the contract says JSON; the rewards read either. Prompts of the
 official test cases have 18 201 to 22 838 characters (released wording: 18 970 to 23 603).
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.worlds.bytesized32 import EXAMPLE_GAME, Rules, data_folder, load_examples, load_rules
+from rlvr_lib.worlds.bytesized32 import Rules, data_folder, load_examples, load_rules
 from rlvr_lib.worlds.text_game_answers import PHRASES, ideal_answer
+from rlvr_lib.worlds.text_game_rules import embedded_examples, embedded_rules
 from rlvr_lib.worlds.transitions import GameState, TextTransition
 
 ROLE = (
@@ -34,25 +35,38 @@ TIME = (
 CLOSING = f"Write '{PHRASES[0]}' right before the JSON object that is your answer.\n"
 
 
-def full_prompt(root: str | Path | None = None) -> Callable[[TextTransition], str]:
-    """A writer of prompts, with rules and examples read from the public files (UserError when they are missing)."""
+@dataclass(frozen=True)
+class FullPrompt:
+    """A writer of prompts: rules by game, and the examples ``action`` and ``tick``. Can be pickled."""
+
+    rules: dict[str, Rules]
+    examples: dict[str, TextTransition]
+
+    def __call__(self, transition: TextTransition) -> str:
+        """The user message. UserError when there are no rules for the game."""
+        return prompt_text(transition, self.rules, self.examples)
+
+
+def full_prompt(root: str | Path | None = None, source: str = "bytesized32") -> FullPrompt:
+    """The writer for a source: ``embedded``, or ``bytesized32`` with the files in ``root`` (UserError if missing)."""
+    if source == "embedded":
+        return FullPrompt(embedded_rules(), embedded_examples())
     folder = data_folder(root or None)
-    rules, examples = load_rules(folder), load_examples(folder)
-    return lambda transition: prompt_text(transition, rules, examples)
+    return FullPrompt(load_rules(folder), load_examples(folder))
 
 
 def prompt_text(transition: TextTransition, rules: dict[str, Rules], examples: dict[str, TextTransition]) -> str:
-    """The user message for one transition. UserError when the game has no rules (embedded games have none)."""
+    """The user message for one transition. UserError when ``rules`` has none for its game."""
     if transition.game not in rules:
         raise UserError(
-            f"no rules for the game {transition.game}: the paper's prompt needs the public files' rules; "
-            "use text_game.model.kind=tiny_qwen2 (compact prompt) for other games"
+            f"no rules for the game {transition.game}: the paper's prompt needs them; set text_game.data.source to "
+            "where the game comes from, or use text_game.model.kind=tiny_qwen2 (compact prompt)"
         )
     return (
         ROLE
         + CONTRACT
         + TIME
-        + _examples(rules[EXAMPLE_GAME], examples["action"], examples["tick"])
+        + _examples(rules[examples["action"].game], examples["action"], examples["tick"])
         + "The game to simulate:\n"
         + _game(transition.task, rules[transition.game])
         + f"{_situation(transition)}The action is:\n{transition.action}\n\n"
@@ -92,7 +106,9 @@ def _example(transition: TextTransition) -> str:
 
 
 def _situation(transition: TextTransition) -> str:
-    return f"The state of the game:\n{state_literal(transition.current)}\n\nThe UUID base is {transition.max_uuid}\n"
+    """State and UUID base: the next free uuid. The public ``max_UUID`` is that, our engine's is the last one in use."""
+    base = transition.max_uuid + (1 if transition.layout_seed >= 0 else 0)
+    return f"The state of the game:\n{state_literal(transition.current)}\n\nThe UUID base is {base}\n"
 
 
 def state_literal(state: GameState) -> str:
