@@ -239,7 +239,7 @@ def test_keys_that_come_and_go():
     assert score(changes(VANISHES[1][5]), VANISHES).task_specific == pytest.approx(0.3)  # no entry of K is met
     assert score(changes(), VANISHES).task_specific == pytest.approx(0.3)  # an extra key is not an error; hit 0 of 1
     assert score(changes(APPEARS[1][5]), APPEARS).task_specific == pytest.approx(1.3)
-    assert score(changes(), APPEARS).task_specific == pytest.approx(0.09 * 19 / 20 * 20 / 19 * 22 / 23 + 0.01)
+    assert score(changes(), APPEARS).task_specific == pytest.approx(0.09 * 22 / 23 + 0.01)
 
 
 @pytest.mark.parametrize("case, best", [(UNCHANGED, 0.3), (SCORE_ONLY, 0.3), (MOVED, 1.3), (REMOVED, 1.3)])

@@ -105,7 +105,7 @@ def _object_entries(gold: dict[str, Any], guess: dict[str, Any]) -> Iterator[boo
 
 def _all_entries(gold: Objects, predicted: Objects) -> list[bool]:
     """Entries of all gold objects; a missing object is one wrong entry."""
-    entries = []
+    entries: list[bool] = []
     for uuid, record in gold.items():
         entries += _object_entries(record, predicted[uuid]) if uuid in predicted else [False]
     return entries
@@ -141,7 +141,9 @@ def _compare(first: Objects, second: Objects) -> Iterator[tuple[Entry, bool]]:
 
 def changed_keys(current: GameState, gold: GameState) -> set[Entry]:
     """K of A.9: (uuid, key) of objects in both states whose value differs; ``contains`` is a key, order ignored."""
-    return {entry for entry, equal in _compare(_by_uuid(current)[0], _by_uuid(gold)[0]) if not equal}
+    before, after = _by_uuid(current)[0], _by_uuid(gold)[0]
+    before = {uuid: record for uuid, record in before.items() if after.get(uuid) != record}  # equal ones are most
+    return {entry for entry, equal in _compare(before, after) if not equal}
 
 
 def is_changed_for_training(current: GameState, gold: GameState) -> bool:
