@@ -3,7 +3,6 @@
 The vectors and the quirks are in test_text_game_rewards.py.
 """
 
-import copy
 import faulthandler
 import os
 import signal
@@ -11,8 +10,8 @@ from contextlib import contextmanager
 from functools import cache
 from random import Random
 
-import numpy as np
 import pytest
+from text_game_examples import assert_sound
 
 from rlvr_lib.worlds.text_crawl import crawl, layout_seed
 from rlvr_lib.worlds.text_game_answers import LONGEST
@@ -28,13 +27,6 @@ from rlvr_lib.worlds.transitions import TextTransition
 
 MARKER = "The final answer is:"
 UNCHANGED_BEST, CHANGED_BEST = 0.3, 1.3
-
-
-def test_group_advantages():
-    """Rewards 1, 0, 0, 0, 0: sample standard deviation, as GRPO is used here (0.2)."""
-    rewards = np.array([1.0, 0, 0, 0, 0])
-    advantages = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
-    assert advantages == pytest.approx([1.78885, *[-0.447213] * 4], abs=1e-5)
 
 
 @cache
@@ -67,19 +59,6 @@ def test_no_change_answers_are_right_exactly_on_unchanged_cases():
         assert score.corrected == (not is_changed(item.current, item.target))
         removals += score.binary != score.corrected
     assert removals <= 1
-
-
-def assert_sound(response: str, current: list, gold: list) -> None:
-    """The ranges every score keeps, and that a score is a pure function that leaves its inputs alone."""
-    kept = copy.deepcopy((current, gold))
-    score = score_answer(response, current, gold)
-    assert (current, gold) == kept
-    assert score.binary in (0, 1) and score.corrected in (0, 1)
-    assert 0 <= score.task_specific <= CHANGED_BEST + 1e-12
-    assert 0 <= score.item_accuracy <= 1 and 0 <= score.score_accuracy <= 1
-    assert score.changed_accuracy is None or 0 <= score.changed_accuracy <= 1
-    assert score.parsed or (score.binary, score.task_specific) == (0, 0)
-    assert not score.binary or score.item_accuracy == score.score_accuracy == 1
 
 
 # ---- long and deep texts

@@ -5,6 +5,8 @@ import json
 from random import Random
 from typing import Any
 
+from rlvr_lib.worlds.text_game_rewards import score_answer
+
 MARKER = "The final answer is: "
 
 
@@ -144,3 +146,16 @@ def _hurt(text: str, rng: Random) -> str:
     if kind == 5:
         return text[:end] + text[start:end] * rng.choice([1, 3, 30]) + text[end:]
     return text[:start] + text[start:].replace(rng.choice(['"', ",", ":", "}", "]", " "]), "", rng.choice([1, -1]))
+
+
+def assert_sound(response: str, current: list, gold: list) -> None:
+    """The ranges every score keeps, and that a score is a pure function that leaves its inputs alone."""
+    kept = copy.deepcopy((current, gold))
+    score = score_answer(response, current, gold)
+    assert (current, gold) == kept
+    assert score.binary in (0, 1) and score.corrected in (0, 1)
+    assert 0 <= score.task_specific <= 1.3 + 1e-12
+    assert 0 <= score.item_accuracy <= 1 and 0 <= score.score_accuracy <= 1
+    assert score.changed_accuracy is None or 0 <= score.changed_accuracy <= 1
+    assert score.parsed or (score.binary, score.task_specific) == (0, 0)
+    assert not score.binary or score.item_accuracy == score.score_accuracy == 1
