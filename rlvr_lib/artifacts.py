@@ -33,7 +33,7 @@ from rlvr_lib.files import (
     text_hash,
 )
 from rlvr_lib.progress import say
-from rlvr_lib.provenance import ROOT, provenance
+from rlvr_lib.provenance import ROOT, peak_memory_gib, provenance
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
@@ -154,7 +154,7 @@ class Stage:
             seconds_before = self._prepare(fresh=force)
             begin = time.monotonic()
             try:
-                facts = function(folder=self.folder, **kwargs) or {}
+                facts = {**(function(folder=self.folder, **kwargs) or {}), "peak_memory_gib": peak_memory_gib()}
             finally:
                 seconds = seconds_before + time.monotonic() - begin
                 self._note_seconds(seconds)

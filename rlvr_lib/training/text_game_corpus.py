@@ -51,8 +51,22 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
         tokenizer = load_tokenizer(released("base", profile)) if ready else make_tokenizer(profile, train)
         tokenizer.save_pretrained(folder / "tokenizer")
     facts = {**{name: len(items) for name, items in cases.items()}, "sft": len(samples), "teacher": told}
+    facts["substitutions"] = _substitutions(profile)
     atomic_write_json(folder / "manifest.json", {"generator": 1, "seed": seed, **facts})
     return facts
+
+
+def _substitutions(profile: Profile) -> list[str]:
+    """What stands in for the paper's data, teacher and base model, for the report."""
+    settings = profile.text_game
+    found = []
+    if settings.data.source == "embedded":
+        found.append("text games: our own twelve embedded games instead of ByteSized32")
+    if settings.teacher.kind == "engine":
+        found.append("text-game teacher: the engine's own account instead of DeepSeek-R1")
+    if settings.model.kind == "tiny_qwen2":
+        found.append("text-game base model: a small Qwen2 trained here instead of DeepSeek-R1-Distill-Qwen-1.5B")
+    return found
 
 
 def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
