@@ -208,12 +208,17 @@ CORNERS = {
     "a text among the records": ('{"modified": ["x", LAMP, SEED], "removed": [], "score": {}}', 1, 1.3),
     "removed is a text": ('{"modified": [LAMP, SEED], "removed": "2", "score": {}}', 1, 1.3),
     "removed is a number": ('{"modified": [LAMP, SEED], "removed": 2, "score": {}}', 1, 1.3),
-    "score record without score": ('{"modified": [LAMP, SEED], "removed": [], "score": {"gameOver": false}}', 0, 1.09),
+    "score record without score": (
+        '{"modified": [LAMP, SEED], "removed": [], "score": {"gameOver": false}}',
+        0,
+        1.09 + 0.01 / 3,
+    ),
     "score is a number": ('{"modified": [LAMP, SEED], "removed": [], "score": 0}', 1, 1.3),
     "score is a text": ('{"modified": [LAMP, SEED], "removed": [], "score": "as before"}', 0, 1.09),
-    "score is a text about score": ('{"modified": [LAMP, SEED], "removed": [], "score": "no score"}', 0, 0.0),
+    "score is a text about score": ('{"modified": [LAMP, SEED], "removed": [], "score": "no score"}', 0, 1.09),
+    "properties a list": ('{"modified": [{"uuid": 2, "properties": [], "contains": []}], "removed": []}', 0, 0.0),
     "properties empty": (
-        '{"modified": [{"uuid": 2, "properties": [], "contains": []}, SEED], "removed": [], "score": {}}',
+        '{"modified": [{"uuid": 2, "properties": {}, "contains": []}, SEED], "removed": [], "score": {}}',
         0,
         0.09 * 18 / 22 + 0.01 + 1 / 3,
     ),
@@ -231,7 +236,7 @@ def test_corners(answer, binary, task_specific):
 
 
 def test_no_objects_at_all():
-    """A gold state without objects has no entries to count: 0 (division by zero in the released scorer)."""
+    """A gold state without objects has no entries to count: 0."""
     state = [{"score": 0, "gameOver": False, "gameWon": False}]
     assert check('The final answer is: {"modified": [], "removed": [], "score": {}}', state, state).binary == 0
 

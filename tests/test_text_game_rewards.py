@@ -135,10 +135,8 @@ def test_no_answer(response):
     assert score_answer(response, CURRENT, GOLD) == TextGameScore()
 
 
-def test_only_the_words_count_as_an_answer_without_content():
-    """The released membership test lets lists and texts through; they leave the objects alone and give no score."""
-    found = score_answer(MARKER + '["modified", "removed"]', *UNCHANGED)
-    assert found.binary == 0 and found.task_specific == pytest.approx(0.09)
+def test_a_list_of_the_two_words_is_no_answer():
+    assert score_answer(MARKER + '["modified", "removed"]', *UNCHANGED) == TextGameScore()
 
 
 # ---- rebuilding (A.7)
@@ -223,11 +221,27 @@ def test_score_entries():
     assert score(changes(score=won), SCORE_ONLY).task_specific == pytest.approx(0.3)
     found = score(changes(score={**won, "gameWon": False}), SCORE_ONLY)
     assert found.score_accuracy == pytest.approx(2 / 3) and found.task_specific == pytest.approx(0.09 + 0.02 / 3)
-    # As released, a record without the key "score" is not recognised as the score record at all.
-    assert score(changes(score={"gameOver": True, "gameWon": True}), SCORE_ONLY).score_accuracy == 0
+    two_of_three = score(changes(score={"gameOver": True, "gameWon": True}), SCORE_ONLY)
+    assert two_of_three.score_accuracy == pytest.approx(2 / 3)
+    no_record = score(changes(score="no score"), SCORE_ONLY)
+    assert no_record.score_accuracy == 0 and no_record.task_specific == pytest.approx(0.09)
 
 
 # ---- the changed term (A.9)
+def test_missing_contents_are_wrong_even_where_the_truth_is_empty():
+    """A.9: an entry of K that the prediction lacks counts 0."""
+    emptied = copy.deepcopy(CURRENT)
+    emptied[3]["contains"] = []
+    tray = {key: value for key, value in CURRENT[3].items() if key != "contains"}
+    assert score(changes(tray), (CURRENT, emptied)).changed_accuracy == 0
+    assert score(changes({**tray, "contains": []}), (CURRENT, emptied)).changed_accuracy == 1
+
+
+def test_a_property_named_contains_is_an_invented_key():
+    found = score(changes(with_properties(LAMP, contains=[]), SEED))
+    assert found.binary == 1 and found.task_specific == 0
+
+
 def test_invented_key_costs_the_task_specific_reward_only():
     found = score(changes(with_properties(LAMP, colour="red"), SEED))
     assert found.binary == 1 and found.task_specific == 0

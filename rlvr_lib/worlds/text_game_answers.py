@@ -84,11 +84,7 @@ def _last_json_block(response: str) -> str | None:
 
 
 def parse_answer(response: str) -> dict[str, Any] | None:
-    """The answer as a dict with at least ``modified`` and ``removed``, or None. Never raises.
-
-    As released, a list or a text that merely contains the two words passes as well; it says nothing, so it comes back
-    as an answer without changes and without a score.
-    """
+    """The answer as a dict with at least ``modified`` and ``removed``, or None. Never raises."""
     try:
         text = extract_answer(response)
         for python, javascript in LITERALS:
@@ -96,11 +92,9 @@ def parse_answer(response: str) -> dict[str, Any] | None:
         if len(text) > LONGEST or _depth(text) > DEEPEST:
             return None
         answer = _read(text)
-        if "modified" not in answer or "removed" not in answer:
-            return None
     except Exception:  # whatever a model writes is worth 0 at worst
         return None
-    return answer if isinstance(answer, dict) else dict(EMPTY_ANSWER)
+    return answer if isinstance(answer, dict) and "modified" in answer and "removed" in answer else None
 
 
 def _depth(text: str) -> int:

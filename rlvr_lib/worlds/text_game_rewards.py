@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Objects = dict[Any, dict[str, Any]]  # records by uuid
-Entry = tuple[Any, Any]  # (uuid, property name or "contains")
+Entry = tuple[Any, str]  # (uuid, property name or "contains")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ def rebuild_state(current: GameState, answer: dict[str, Any]) -> list[Any]:
     Predicted records whose uuid is not in ``current`` are ignored. The score record is missing when the answer has no
     ``score`` key. ``answer`` is what :func:`parse_answer` gave; its values may be anything.
     """
+    objects, score = _predicted(current, answer)
+    return [*objects.values(), *([] if score is None else [score])]
+
+
+def _predicted(current: GameState, answer: dict[str, Any]) -> tuple[Objects, Any]:
+    """Predicted objects, and the predicted score record or None."""
     modified = _modified_records(answer["modified"])
-    kept = [record for record in current[:-1] if not _within(record["uuid"], answer["removed"])]
-    state: list[Any] = [modified.get(record["uuid"], record) for record in kept]
-    if "score" in answer:
-        score = answer["score"]
-        state.append(score if isinstance(score, dict | list | str) and len(score) > 0 else current[-1])
-    return state
+    kept = {uuid: record for uuid, record in _objects(current).items() if not _within(uuid, answer["removed"])}
+    objects = {uuid: modified.get(uuid, record) for uuid, record in kept.items()}
+    if "score" not in answer:
+        return objects, None
+    score = answer["score"]
+    return objects, score if isinstance(score, dict | list | str) and len(score) > 0 else current[-1]
 
 
 def _modified_records(modified: Any) -> Objects:
@@ -80,27 +86,33 @@ def _within(uuid: int, removed: Any) -> bool:
     return isinstance(removed, list | dict) and uuid in removed
 
 
-def _by_uuid(state: Sequence[Any]) -> tuple[Objects, Any]:
-    """Objects and score record. As released, the score record is the entry with a ``score`` but no ``uuid``."""
-    objects: Objects = {}
-    score: Any = {}
-    for record in state:
-        if "uuid" in record:
-            objects[record["uuid"]] = record
-        elif "score" in record:
-            score = record
-    return objects, score
+def _objects(state: GameState) -> Objects:
+    return {record["uuid"]: record for record in state[:-1]}
 
 
 # ---- counting (A.8)
 def _object_entries(gold: dict[str, Any], guess: dict[str, Any]) -> Iterator[bool]:
-    """Right or wrong, for each entry of a gold object against the predicted record."""
+    """Right or wrong, for each entry of a gold object against the predicted record.
+
+    Raises TypeError for values that cannot be processed: properties that are no dict, contents that cannot be sorted.
+    """
     if "properties" not in guess:
         yield False
     else:
+        told = _properties(guess)
         for key, value in gold["properties"].items():
-            yield key in guess["properties"] and _equal(value, guess["properties"][key])
-    yield "contains" in guess and sorted(guess["contains"]) == sorted(gold["contains"])
+            yield key in told and _equal(value, told[key])
+    yield _same_contents(gold, guess)
+
+
+def _properties(record: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(record["properties"], dict):
+        raise TypeError("properties are no dict")
+    return record["properties"]
+
+
+def _same_contents(gold: dict[str, Any], guess: dict[str, Any]) -> bool:
+    return "contains" in guess and sorted(guess["contains"]) == sorted(gold["contains"])
 
 
 def _all_entries(gold: Objects, predicted: Objects) -> list[bool]:
@@ -112,7 +124,8 @@ def _all_entries(gold: Objects, predicted: Objects) -> list[bool]:
 
 
 def _score_entries(gold: dict[str, Any], guess: Any) -> list[bool]:
-    return [key in guess and _equal(value, guess[key]) for key, value in gold.items()]
+    told = guess if isinstance(guess, dict) else {}
+    return [key in told and _equal(value, told[key]) for key, value in gold.items()]
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -125,25 +138,24 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 # ---- what changed (A.2, A.9)
-def _compare(first: Objects, second: Objects) -> Iterator[tuple[Entry, bool]]:
-    """((uuid, key), is it equal) for every entry of the objects in both; a missing ``contains`` counts as empty."""
-    for uuid in first:
-        if uuid in second:
-            old, new = first[uuid]["properties"], second[uuid]["properties"]
-            for key in old:
-                yield (uuid, key), key in new and _equal(old[key], new[key])
-            for key in new:
-                if key not in old:
-                    yield (uuid, key), False
-            inside = (sorted(record.get("contains", [])) for record in (first[uuid], second[uuid]))
-            yield (uuid, "contains"), _equal(*inside)
-
-
 def changed_keys(current: GameState, gold: GameState) -> set[Entry]:
     """K of A.9: (uuid, key) of objects in both states whose value differs; ``contains`` is a key, order ignored."""
-    before, after = _by_uuid(current)[0], _by_uuid(gold)[0]
-    before = {uuid: record for uuid, record in before.items() if after.get(uuid) != record}  # equal ones are most
-    return {entry for entry, equal in _compare(before, after) if not equal}
+    return _differences(_objects(current), _objects(gold))
+
+
+def _differences(before: Objects, after: Objects) -> set[Entry]:
+    found: set[Entry] = set()
+    for uuid, old in before.items():
+        new = after.get(uuid)
+        if new is None or new == old:  # equal ones are most
+            continue
+        was, now = old["properties"], new["properties"]
+        found |= {
+            (uuid, key) for key in {**was, **now} if not (key in was and key in now and _equal(was[key], now[key]))
+        }
+        if not _same_contents(old, new):
+            found.add((uuid, "contains"))
+    return found
 
 
 def is_changed_for_training(current: GameState, gold: GameState) -> bool:
@@ -163,15 +175,24 @@ def is_changed(current: GameState, gold: GameState) -> bool:
 def _changed_accuracy(before: Objects, gold: Objects, predicted: Objects) -> float | None:
     """a_changed of A.9, or None when the term is absent.
 
-    Raises KeyError for a predicted key that neither ``before`` nor ``gold`` has, which costs the whole reward.
+    Raises KeyError for a predicted property that neither ``before`` nor ``gold`` has, which costs the whole reward.
     """
-    changed = {entry: not equal for entry, equal in _compare(before, gold)}
-    stayed = {uuid: record for uuid, record in gold.items() if uuid in before}
-    try:
-        met = list(_compare(stayed, predicted))
-    except Exception:  # a record without properties, or with some that are no dict, takes the term away
+    pairs = [(uuid, record, predicted[uuid]) for uuid, record in gold.items() if uuid in predicted]
+    if any("properties" not in guess for _, _, guess in pairs):
         return None
-    hits = [equal for entry, equal in met if changed[entry]]
+    for uuid, record, guess in pairs:
+        for key in _properties(guess):
+            if key not in record["properties"] and key not in before[uuid]["properties"]:
+                raise KeyError(key)
+    changed = _differences(before, gold)
+    hits = []
+    for uuid, record, guess in pairs:
+        truth, told = record["properties"], guess["properties"]
+        for key in {**truth, **told}:
+            if (uuid, key) in changed:
+                hits.append(key in truth and key in told and _equal(truth[key], told[key]))
+        if (uuid, "contains") in changed:
+            hits.append(_same_contents(record, guess))
     return sum(hits) / len(hits) if hits else None
 
 
@@ -194,8 +215,8 @@ def score_answer(response: str, current: GameState, gold: GameState) -> TextGame
 
 
 def _score(answer: dict[str, Any], current: GameState, gold: GameState) -> TextGameScore:
-    (before, _), (truth, true_score) = _by_uuid(current), _by_uuid(gold)
-    predicted, predicted_score = _by_uuid(rebuild_state(current, answer))
+    before, truth, true_score = _objects(current), _objects(gold), gold[-1]
+    predicted, predicted_score = _predicted(current, answer)
     entries, score = _all_entries(truth, predicted), _score_entries(true_score, predicted_score)
     item, score_accuracy = sum(entries) / len(entries), sum(score) / len(score)
     binary = float(all(entries) and all(score))
@@ -203,8 +224,8 @@ def _score(answer: dict[str, Any], current: GameState, gold: GameState) -> TextG
     try:
         changed = _changed_accuracy(before, truth, predicted)
         task = 0.09 * item + 0.01 * score_accuracy + 0.2 * binary + (changed or 0.0)
-    except Exception:
-        task, changed = 0.0, None
+    except KeyError:
+        task, changed = 0.0, None  # an invented property
     return TextGameScore(True, binary, task, item, score_accuracy, changed, corrected)
 
 
