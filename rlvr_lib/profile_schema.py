@@ -181,6 +181,8 @@ class TextGameTeacher(Section):
     model: str = Field(description="Model name there; paper: DeepSeek-R1, the reasoner (spec A.10).")
     concurrency: Count = Field(description="Requests in flight. Our choice.")
     budget_usd: NotNegative = Field(description="Stop asking beyond this cost; paper: 40 (spec A.10).")
+    price_in: NotNegative = Field(description="USD per million prompt tokens. Our figure, DeepSeek-R1's first price.")
+    price_out: NotNegative = Field(description="USD per million answer tokens. Our figure, DeepSeek-R1's first price.")
     max_tokens: Count = Field(description="Longest accepted answer in tokens; scripts: 4 000 (spec A.10).")
     keep_unchanged_ratio: Share = Field(
         description="Chance to keep a right answer on an unchanged item; script: 1 in 101 (spec A.10)."

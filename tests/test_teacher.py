@@ -184,7 +184,8 @@ def test_from_endpoint_to_file(transitions, tmp_path, monkeypatch):
 
 def test_the_profile_names_the_teacher(transitions, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_NAME, SECRET)
-    fields = {"model": "m", "concurrency": 2, "budget_usd": 40.0, "max_tokens": 4000, "keep_unchanged_ratio": 0.1}
+    fields = {"model": "m", "concurrency": 2, "budget_usd": 40.0, "price_in": 0.5, "price_out": 2.0}
+    fields |= {"max_tokens": 4000, "keep_unchanged_ratio": 0.1}
     some = transitions[:3]
     prompts = [compact_prompt(item) for item in some]
     with chat_server(lambda *_: reply("mine")) as server:

@@ -25,7 +25,6 @@ from rlvr_lib.worlds.transitions import GameState, TextTransition, open_text
 
 KEEP_UNCHANGED = 1 / 101
 MAX_TOKENS = 4000
-R1_PRICES = (0.55, 2.19)  # USD per million tokens in and out, DeepSeek-R1 when it came out
 SYSTEM_MESSAGE = "You are a helpful assistant."
 DATA_SOURCE, ABILITY = "llm_simulator", "world_model"
 Statistics = dict[str, Any]
@@ -91,7 +90,7 @@ def endpoint_teacher(
 def ask_teacher(
     transitions: Sequence[TextTransition], prompts: Sequence[str], settings: TextGameTeacher, rng: Random, cache: Path
 ) -> list[str | None]:
-    """Answers of the teacher that the profile names. An endpoint other than DeepSeek-R1 is budgeted at R1's prices.
+    """Answers of the teacher that the profile names; the budget counts the prices that the profile gives.
 
     An answer may be twice as long as the one that would be kept: tokenizers differ, and what is longer is not paid for.
     """
@@ -103,8 +102,8 @@ def ask_teacher(
         concurrency=settings.concurrency,
         max_tokens=2 * settings.max_tokens,
         budget_usd=settings.budget_usd,
-        price_in=R1_PRICES[0],
-        price_out=R1_PRICES[1],
+        price_in=settings.price_in,
+        price_out=settings.price_out,
     )
     return endpoint_teacher(transitions, prompts, client, cache)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlvr_lib.artifacts import atomic_write_json
+from rlvr_lib.artifacts import UserError, atomic_write_json
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.tokens import text_game_task as task
@@ -44,12 +44,14 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
         cases[name] = [item for item in chosen if is_changed_for_training(item.current, item.target) is wanted][:half]
     for name, items in cases.items():
         save_cases(folder / f"{name}.jsonl", items)
-    samples, told = teacher_samples(folder, chosen, profile)
-    write_sft_samples(folder / "sft.jsonl", samples)
     if profile.text_game.model.kind == "tiny_qwen2":
         ready = profile.text_game.pretrain.start == "released"
         tokenizer = load_tokenizer(released("base", profile)) if ready else make_tokenizer(profile, train)
         tokenizer.save_pretrained(folder / "tokenizer")
+    else:
+        tokenizer = hub_tokenizer(profile.text_game.model.name)
+    samples, told = teacher_samples(folder, chosen, profile, tokenizer)
+    write_sft_samples(folder / "sft.jsonl", samples)
     facts = {**{name: len(items) for name, items in cases.items()}, "sft": len(samples), "teacher": told}
     facts["substitutions"] = _substitutions(profile)
     atomic_write_json(folder / "manifest.json", {"generator": 1, "seed": seed, **facts})
@@ -110,7 +112,9 @@ def public_splits(profile: Profile) -> dict[str, list[TextTransition]]:
     return {"train": train, "validation": validation, "test": test, "held_out": []}
 
 
-def teacher_samples(folder: Path, train: Sequence[TextTransition], profile: Profile):
+def teacher_samples(
+    folder: Path, train: Sequence[TextTransition], profile: Profile, tokenizer: PreTrainedTokenizerBase
+):
     """Teacher answers by rejection sampling (A.10), at most ``data.sft_samples`` of them, in random order.
 
     About twice as many questions are asked as answers wanted, half of them about changing transitions.
@@ -121,8 +125,27 @@ def teacher_samples(folder: Path, train: Sequence[TextTransition], profile: Prof
     prompt = prompt_writer(profile)
     answers = ask_teacher(asked, [prompt(item) for item in asked], settings, rng, folder / "teacher_cache.jsonl")
     keep = settings.keep_unchanged_ratio
-    samples, told = rejection_sample(asked, answers, rng, keep_unchanged=keep, prompt=prompt)
+    samples, told = rejection_sample(
+        asked,
+        answers,
+        rng,
+        keep_unchanged=keep,
+        max_tokens=settings.max_tokens,
+        count_tokens=lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        prompt=prompt,
+    )
     return samples[:wanted], told
+
+
+def hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub model; an error that names the setting when it cannot be had."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"text_game.model.name: {name} is neither in the local cache nor reachable ({type(error).__name__}); "
+            "unset HF_HUB_OFFLINE on a machine with a network, or use --profile laptop"
+        ) from error
 
 
 def prompt_writer(profile: Profile):

@@ -25,7 +25,7 @@ from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_con
 from rlvr_lib.training.released import take_released
 from rlvr_lib.training.sft import train_sft
 from rlvr_lib.training.teacher import read_sft_samples
-from rlvr_lib.training.text_game_corpus import PAGE_TOKENS, base_pages, prompt_writer, validation_pages
+from rlvr_lib.training.text_game_corpus import PAGE_TOKENS, base_pages, hub_tokenizer, prompt_writer, validation_pages
 from rlvr_lib.training.text_game_rollouts import GreedyValidation, reward_with_accuracy
 from rlvr_lib.worlds.bytesized32 import MixedPool
 from rlvr_lib.worlds.text_game_data import load_cases
@@ -102,9 +102,9 @@ def _train_base(folder: Path, profile: Profile, data: Path, steps: int, layouts:
 
 def _fetch_hub_model(folder: Path, profile: Profile) -> dict[str, Any]:
     name = profile.text_game.model.name
+    tokenizer = hub_tokenizer(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, profile.text_game.model.dtype))
-        tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise UserError(
             f"text_game.model.name: {name} is neither in the local cache nor reachable ({type(error).__name__}); "
