@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     text_game = _command(kinds, "text-game", _score_text_game, "JSON lines with current_state, gold_state, response")
     text_game.add_argument("file", type=Path)
     text_game.add_argument("--per-item", type=Path, metavar="OUT", help="write binary and task_specific per line")
+    merge = _command(commands, "merge-lora", _merge_lora, "merge a LoRA adapter into its base model")
+    merge.add_argument("adapter", type=Path, help="folder with adapter_config.json")
+    merge.add_argument("out", type=Path, help="folder for the plain transformers checkpoint")
+    merge.add_argument("--base", help="base model instead of the one the adapter names")
     return parser
 
 
@@ -147,6 +151,15 @@ def _score_text_game(given: argparse.Namespace) -> int:
     if not given.file.is_file():
         raise UserError(f"{given.file}: no such file")
     say(table_text(score_file(given.file, given.per_item)))
+    return 0
+
+
+def _merge_lora(given: argparse.Namespace) -> int:
+    if not (given.adapter / "adapter_config.json").is_file():
+        raise UserError(f"{given.adapter}: no adapter_config.json in it")
+    from rlvr_lib.training.sft import merge_lora
+
+    say(f"merged: {merge_lora(given.adapter, given.out, given.base)}")
     return 0
 
 

@@ -96,7 +96,7 @@ class MetricsLog:
     """A JSON-lines file of training metrics, one flushed line per call; survives a kill at any moment.
 
     ``resume_after(step)`` drops lines past a checkpoint's step (and a half-written last line), so that a resumed run
-    logs every step once.
+    logs every step once. The numbers also go to TensorBoard event files in ``tensorboard/`` beside the file.
     """
 
     def __init__(self, path: Path | str, resume_step: int | None = None):
@@ -105,6 +105,14 @@ class MetricsLog:
         if resume_step is not None:
             self.resume_after(resume_step)
         self._begin = time.monotonic() - self._seconds_so_far()
+        self._resume_step = resume_step
+
+    @functools.cached_property
+    def _board(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = None if self._resume_step is None else self._resume_step + 1
+        return SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
 
     def _seconds_so_far(self) -> float:
         lines = self.read()
@@ -115,6 +123,10 @@ class MetricsLog:
         row = {"step": step, "seconds": round(time.monotonic() - self._begin, 3), **values}
         with named_disk_faults(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=plain) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+        self._board.flush()
         return row
 
     def read(self) -> list[dict[str, Any]]:

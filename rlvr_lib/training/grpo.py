@@ -8,10 +8,8 @@ tests hold this class against the unmodified trainer. Text and video use the sam
 Differs from the paper: advantages divide by std + 1e-4 (TRL; paper 1e-6), the KL term is not clamped at 10.
 """
 
-import json
 import os
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
+from rlvr_lib.training.checkpoints import last_whole_checkpoint
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
 from rlvr_lib.training.shared_prompt import base_model, disagreement, enable, shared_logprobs
@@ -339,30 +338,3 @@ class _ResumableSampler(Sampler):
             for _ in range(self.epoch()):
                 torch.randperm(self.inner.num_samples, generator=self.inner.generator)
         yield from self.inner
-
-
-def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that is complete and readable; a damaged one is named and passed over."""
-    folders = Path(output_dir).glob("checkpoint-*")
-    for folder in sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        reason = _damage(folder)
-        if reason is None:
-            return folder
-        say(f"{folder.name} is not usable ({reason}): going on from the one before")
-    return None
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None. `trainer_state.json` is the last file written."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        json.loads((folder / "trainer_state.json").read_text())
-        weights = sorted(folder.glob("*.safetensors"))
-        for path in weights:
-            with safe_open(path, "pt") as opened:
-                opened.keys()
-        broken = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
-    except (OSError, ValueError, SafetensorError) as error:
-        return f"{type(error).__name__}: {error}"
-    return f"{broken[0]} is damaged" if broken else None if weights else "no weights"

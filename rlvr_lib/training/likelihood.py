@@ -4,19 +4,19 @@ A page is one situation followed by several actions tried in it and their outcom
 (the random layout and the choice of action carry no dynamics). transformers' ``Trainer`` does the work.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from rlvr_lib.progress import MetricsLog, say
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 
 IGNORED = -100
 
@@ -60,7 +60,7 @@ class Pages(Dataset):
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         ids, counted = self.pages[index]
         labels = [token if on else IGNORED for token, on in zip(ids, counted, strict=True)]
-        return {"input_ids": list(ids), "labels": labels, "length": len(ids)}
+        return {"input_ids": list(ids), "labels": labels}
 
 
 def encode_page(
@@ -75,6 +75,34 @@ def encode_page(
         ids += piece
         counted += [on] * len(piece)
     return ids, counted
+
+
+class LengthGrouped(Sampler):
+    """Batches of similar lengths in random order, drawn from (seed, epoch), so that a resumed run draws the same.
+
+    (The Trainer's own draws from the global generator, whose state it restores too late after the first epoch.)
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int):
+        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch, generator=generator))
+
+
+class LengthGroupedTrainer(Trainer):
+    """transformers' Trainer with :class:`LengthGrouped` batches."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        pages = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGrouped([len(ids) for ids, _ in pages.pages], self.args.train_batch_size, self.args.seed)
 
 
 def collate(rows: Sequence[dict[str, Any]], pad: int = 0) -> dict[str, torch.Tensor]:
@@ -127,7 +155,7 @@ def train_likelihood(
 ):
     """AdamW (0.9, 0.98) with a cosine to 0; resumes from the last checkpoint in ``folder``/checkpoints."""
     checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    last = last_whole_checkpoint(checkpoints)
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=steps,
@@ -143,9 +171,7 @@ def train_likelihood(
         eval_strategy="steps",
         eval_steps=evaluate_every,
         save_steps=save_every,
-        save_total_limit=1,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
+        save_total_limit=2,
         bf16=bf16,
         use_cpu=cpu,
         seed=seed,
@@ -153,14 +179,14 @@ def train_likelihood(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    step = json.loads((Path(last) / "trainer_state.json").read_text())["global_step"] if last else 0
+    step = step_of(last)
     log = LogToFile(folder / "metrics.jsonl", label, step)
-    trainer = Trainer(
+    trainer = LengthGroupedTrainer(
         model, arguments, data_collator=collate, train_dataset=train, eval_dataset=validation, callbacks=[log]
     )
     if last:
         say(f"{label}: resumes at step {step}")
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
 
 

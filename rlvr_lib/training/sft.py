@@ -13,12 +13,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from peft import LoraConfig, PeftConfig, PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import IGNORED, LogToFile
 
 
@@ -106,8 +113,7 @@ def train_sft(
     planned, used = per_epoch * settings.epochs_planned, per_epoch * settings.epochs_used
     used = min(used, most_steps or used)
     arguments = sft_config(settings, folder, seed, cpu, planned, min(per_epoch, used))
-    last = get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
-    resume_step = int(last.rpartition("-")[2]) if last else 0
+    last = last_whole_checkpoint(arguments.output_dir)
     trainer = SFTTrainer(
         model,
         arguments,
@@ -116,12 +122,12 @@ def train_sft(
         processing_class=tokenizer,
         peft_config=lora_config(settings),
         callbacks=[
-            LogToFile(folder / "metrics.jsonl", "sft", resume_step),
+            LogToFile(folder / "metrics.jsonl", "sft", step_of(last)),
             StopAfter(used),
             EarlyStoppingCallback(early_stopping_patience=settings.patience),
         ],
     )
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     merge_adapter(trainer.model, tokenizer, folder / "model")
     return {
         "steps": trainer.state.global_step,
@@ -147,3 +153,20 @@ def merge_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: 
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def merge_lora(adapter: Path, folder: Path, base: str | None = None) -> Path:
+    """Merge a saved peft adapter into its base (the one it names, or ``base``) and save a plain checkpoint."""
+    try:
+        named = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        model = AutoModelForCausalLM.from_pretrained(base or named, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer(adapter) else base or named)
+        return merge_adapter(PeftModel.from_pretrained(model, str(adapter)), tokenizer, folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{adapter} cannot be merged ({type(error).__name__}: {error}); give the base with --base"
+        ) from error
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()

@@ -1,0 +1,39 @@
+"""Which checkpoint to go on from: the newest one that is whole. Written by transformers' Trainer, checked by us."""
+
+import json
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from rlvr_lib.progress import say
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint that is complete and readable; a damaged one is named and passed over."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    for folder in sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        reason = _damage(folder)
+        if reason is None:
+            return folder
+        say(f"{folder.name} is not usable ({reason}): going on from the one before")
+    return None
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimiser step a checkpoint folder was written at; 0 without one."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None. `trainer_state.json` is the last file written."""
+    try:
+        json.loads((folder / "trainer_state.json").read_text())
+        weights = sorted(folder.glob("*.safetensors"))
+        for path in weights:
+            with safe_open(path, "pt") as opened:
+                opened.keys()
+        broken = [name for name in ("optimizer.pt", "scheduler.pt") if not zipfile.is_zipfile(folder / name)]
+    except (OSError, ValueError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{broken[0]} is damaged" if broken else None if weights else "no weights"
