@@ -70,10 +70,14 @@ def pages(
 
 
 def play_parts(transitions: Sequence[TextTransition], end: str) -> list[tuple[str, bool]]:
-    """:func:`play_text` cut into (text, does it carry loss): outcomes do, situations and choices of action do not."""
+    """A page as (text, does it carry loss): actions and outcomes do, the situation does not.
+
+    Which action is tried is chance, but its words name objects of the situation: writing their ids is what a model
+    has to learn first.
+    """
     parts = [(situation_text(transitions[0]), False)]
     for transition in transitions:
-        parts.append((f"Action: {transition.action}\n", False))
+        parts.append((f"Action: {transition.action}\n", True))
         parts.append((f"{thoughts(transition)}Then: {json.dumps(changed_records(transition))}{end}", True))
         parts.append(("\n", False))
     return parts
