@@ -3,9 +3,9 @@
 A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and
 numbers: names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges
 run freely inside a piece of glue, so ``", "uuid": `` becomes one token, but never across the border of a value: what
-has to be copied stays a token of its own. The id inside a name, `` (ID: 6)``, is one such value: the token after a
-word is then its id, and looking an id up by its word takes one look back. Bytes are the fall-back, so any text can be
-written.
+has to be copied stays a token of its own. A word with its id, ``pot (ID: 6)``, is one value: a small model copies a
+token it sees at once, while looking an id up by its word takes two steps that it learns late or never (docs/tried.md).
+Bytes are the fall-back, so any text can be written.
 """
 
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 PAD, END = "<pad>", "<|end|>"
-# Glue: symbols, the marker phrase of an answer, and words that a `":` makes a key. Anything else is a value: an id
-# with its brackets, a word or a number.
-_ID = r" \(ID: [0-9]+\)"
-_GLUE = rf'(?:(?!{_ID})[^A-Za-z0-9]|[A-Za-z_]+(?=":)|The final answer is(?=: )|UUID base(?=: ))+'
-_PIECES = Regex(rf"{_ID}|{_GLUE}|[A-Za-z]+|[0-9]+")
+# Glue: symbols, the marker phrase of an answer, and words that a `":` makes a key. Anything else is a value: a word
+# with its id, a word or a number.
+_NAME = r"[A-Za-z]+ \(ID: [0-9]+\)"
+_GLUE = r'(?:[^A-Za-z0-9]|[A-Za-z_]+(?=":)|The final answer is(?=: )|UUID base(?=: ))+'
+_PIECES = Regex(rf"{_NAME}|{_GLUE}|[A-Za-z]+|[0-9]+")
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

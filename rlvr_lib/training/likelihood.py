@@ -40,6 +40,7 @@ def tiny_qwen2(
         num_key_value_heads=kv_heads,
         intermediate_size=intermediate,
         max_position_embeddings=4096,
+        initializer_range=hidden**-0.5,  # the default, 0.02, suits models ten times as wide; learns slower here
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

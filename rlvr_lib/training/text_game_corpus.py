@@ -5,6 +5,7 @@ the corpus of the base model. Settings come from the profile; every drawing is s
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,10 +19,10 @@ from rlvr_lib.tokens import text_game_task as task
 from rlvr_lib.tokens.text_tokenizer import END, load_tokenizer, train_tokenizer
 from rlvr_lib.training.released import released
 from rlvr_lib.training.teacher import ask_teacher, rejection_sample, write_sft_samples
-from rlvr_lib.worlds.text_crawl import crawl_split
+from rlvr_lib.worlds.text_crawl import crawl_split, layout_seed, start
 from rlvr_lib.worlds.text_game_data import crawl_transitions, draw_cases, question_key, save_cases
 from rlvr_lib.worlds.text_game_rewards import is_changed, is_changed_for_training
-from rlvr_lib.worlds.text_games import HELD_OUT, TRAINING_GAMES
+from rlvr_lib.worlds.text_games import GAMES, HELD_OUT, TRAINING_GAMES
 from rlvr_lib.worlds.transitions import TextTransition
 
 PAGE_TOKENS = 900  # longest page of play-through text
@@ -29,6 +30,7 @@ TRIES = 10  # actions on a page
 ANSWERED_SHARE = 0.05  # pages that show the answer contract, as the web shows any format to a base model
 CHANGED_SHARE = 0.6  # of the tries on a page
 TOKENIZER_LAYOUTS = 12
+NAME_WEIGHT = 20  # a name is read this often, so that it becomes one token
 Parts = list[tuple[str, bool]]
 
 
@@ -158,11 +160,27 @@ def prompt_writer(profile: Profile):
 
 
 def make_tokenizer(profile: Profile, train: Iterable[TextTransition]) -> PreTrainedTokenizerFast:
-    """Our BPE trained on pages and answers of some training layouts."""
-    few = [item for item in train if item.layout_seed < 3 * TOKENIZER_LAYOUTS]
+    """Our BPE trained on pages and answers of some training layouts, and on the names of all of them."""
+    items = list(train)
+    few = [item for item in items if item.layout_seed < 3 * TOKENIZER_LAYOUTS]
     rng = Random(f"tokenizer/{profile.seed}")
     texts = (text for page in _pages_of(few, rng, answered=0.3) for text, _ in page)
-    return train_tokenizer((text.replace(END, "\n") for text in texts), profile.text_game.tokenizer.vocabulary)
+    names = (name for name in _names(profile, items) for _ in range(NAME_WEIGHT))
+    return train_tokenizer(
+        (text.replace(END, "\n") for text in chain(texts, names)), profile.text_game.tokenizer.vocabulary
+    )
+
+
+def _names(profile: Profile, train: Sequence[TextTransition]) -> list[str]:
+    """Names of all objects, once per layout they begin in (embedded games), or once per record."""
+    if profile.text_game.data.source == "bytesized32":
+        return [record["name"] for item in train[::10] for record in item.current[:-1]]
+    worlds = (
+        start(GAMES[name], layout_seed("train", number))
+        for name in TRAINING_GAMES
+        for number in range(profile.text_game.pretrain.layouts)
+    )
+    return [record["name"] for world in worlds for record in world.described("", "")["objects"]]
 
 
 def _pages_of(transitions: Sequence[TextTransition], rng: Random, answered: float) -> Iterator[Parts]:
