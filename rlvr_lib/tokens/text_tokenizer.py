@@ -52,7 +52,11 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load a tokenizer saved with ``save_pretrained``; FileNotFoundError names the folder when it is not there."""
+    """Load a tokenizer saved with ``save_pretrained``; FileNotFoundError names the folder when it is not there.
+
+    Not through ``AutoTokenizer``: beside a Qwen2 model that one puts Qwen2's own way of cutting text in place of the
+    saved one, without a word.
+    """
     if not (Path(folder) / "tokenizer.json").is_file():
         raise FileNotFoundError(f"no tokenizer.json in {folder}: run notebook 10, or rlvr reproduce --only 10")
     return PreTrainedTokenizerFast.from_pretrained(folder, clean_up_tokenization_spaces=False)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from rlvr_lib.artifacts import ROOT, UserError, atomic_write_json, read_json, sha256_of
 from rlvr_lib.profile import Profile
+from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 
 RELEASED = ROOT / "data" / "weights" / "text_games"
 
@@ -37,7 +38,7 @@ def release(checkpoint: Path, part: str, facts: dict[str, Any]) -> Path:
     folder = RELEASED / part
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    load_tokenizer(checkpoint).save_pretrained(folder)
     manifest = {**facts, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
     atomic_write_json(folder / "manifest.json", manifest)
     return folder
@@ -48,5 +49,5 @@ def take_released(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
     source = released(part, profile)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "model")
+    load_tokenizer(source).save_pretrained(folder / "model")
     return {"released": part, "manifest": read_json(source / "manifest.json")}

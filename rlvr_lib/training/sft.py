@@ -20,11 +20,13 @@ from transformers import (
     AutoTokenizer,
     EarlyStoppingCallback,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
 )
 from trl import SFTConfig, SFTTrainer
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import IGNORED, LogToFile
 
@@ -127,6 +129,7 @@ def train_sft(
             EarlyStoppingCallback(early_stopping_patience=settings.patience),
         ],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     merge_adapter(trainer.model, tokenizer, folder / "model")
     return {
@@ -160,7 +163,7 @@ def merge_lora(adapter: Path, folder: Path, base: str | None = None) -> Path:
     try:
         named = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
         model = AutoModelForCausalLM.from_pretrained(base or named, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer(adapter) else base or named)
+        tokenizer = load_tokenizer(adapter) if has_tokenizer(adapter) else AutoTokenizer.from_pretrained(base or named)
         return merge_adapter(PeftModel.from_pretrained(model, str(adapter)), tokenizer, folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
@@ -169,4 +172,4 @@ def merge_lora(adapter: Path, folder: Path, base: str | None = None) -> Path:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file()
+    return (folder / "tokenizer.json").is_file()
