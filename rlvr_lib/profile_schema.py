@@ -147,6 +147,7 @@ class TextGameRLVR(Section):
     evaluate_every: Count = Field(description="Steps between greedy evaluations; scripts: 20 (spec 0.3).")
     evaluate_cases: Count = Field(description="Cases of such an evaluation; paper: the whole test set, 2 954.")
     save_every: Count = Field(description="Steps between checkpoints. Our choice.")
+    bf16: bool = Field(description="Log-probabilities and updates in bfloat16 autocast, sampling aside (scripts: yes).")
     shared_prompt: bool = Field(
         description="Run a prompt once for all responses of its group that are computed together. Exact. Our choice."
     )

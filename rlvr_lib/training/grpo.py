@@ -87,7 +87,7 @@ def grpo_config(
         save_total_limit=2,
         report_to="none",
         use_cpu=cpu,
-        bf16=not cpu,
+        bf16=getattr(settings, "bf16", not cpu),
         gradient_checkpointing=not cpu,
         dataloader_pin_memory=not cpu,
         disable_tqdm=True,

@@ -148,7 +148,7 @@ class PackedLayout:
         self.group_sizes = self.group.bincount()
         self.equal_groups = bool((self.group_sizes == self.group_sizes[0]).all())
         self.calls = 0
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     @property
     def tokens(self) -> int:
@@ -189,7 +189,7 @@ class PackedLayout:
             query.reshape(rows, kv_heads, -1, width),
             key,
             value,
-            attn_mask=self._mask(heads // kv_heads),
+            attn_mask=self._mask(heads // kv_heads, query.dtype),
             scale=scaling,
         )
         out = out.view(rows, kv_heads, heads // kv_heads, length, width).permute(0, 3, 1, 2, 4)
@@ -202,16 +202,21 @@ class PackedLayout:
             return x[:, None].expand(-1, size, *x.shape[1:]).flatten(0, 1)
         return x.index_select(0, self.group)
 
-    def _mask(self, repeats: int) -> Tensor:
-        """Boolean (rows or 1, 1, repeats * S, P + S): real prompt tokens, and the response up to the query itself."""
-        if repeats not in self._masks:
+    def _mask(self, repeats: int, dtype: torch.dtype) -> Tensor:
+        """To add to scores, (rows or 1, 1, repeats * S, P + S): 0 at real prompt tokens and up to the query itself.
+
+        Made once for all layers: a boolean mask would be turned into this one at every call.
+        """
+        if (repeats, dtype) not in self._masks:
             length, device = self.suffix.length, self.group.device
             own = torch.ones(length, length, dtype=torch.bool, device=device).tril().repeat(repeats, 1)
             prompt = torch.arange(self.prefix.length, device=device) < self.prefix.lengths[:, None]
             prompt = prompt[:1] if self.prefix.uniform else prompt[self.group]
             size = (len(prompt), 1, len(own), -1)
-            self._masks[repeats] = torch.cat([prompt[:, None, None].expand(size), own.expand(*size)], -1)
-        return self._masks[repeats]
+            seen = torch.cat([prompt[:, None, None].expand(size), own.expand(*size)], -1)
+            zeros = torch.zeros(seen.shape, dtype=dtype, device=device)
+            self._masks[repeats, dtype] = zeros.masked_fill_(~seen, float("-inf"))
+        return self._masks[repeats, dtype]
 
 
 class TokenStatistics(torch.autograd.Function):
