@@ -98,19 +98,24 @@ def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
 
 
 def public_splits(profile: Profile) -> dict[str, list[TextTransition]]:
-    """The official test set and a training pool whose last situations per game serve as validation."""
+    """The official test set, a validation set drawn from the training crawl, and the rest of the crawl.
+
+    The crawl repeats itself: the same state and action occur at several steps. The paper removes test *records* from
+    the pool; we also remove records that ask a test or validation *question*, and say how many.
+    """
     from rlvr_lib.worlds import bytesized32
 
     settings = profile.text_game.data
     data = bytesized32.load(settings.root or None)
-    validation = draw_cases(
-        data.train, settings.validation_transitions, settings.changed_share, profile.seed, is_changed
-    )
-    taken = {question_key(item) for item in (*validation, *data.test)}
+    tested = frozenset(question_key(item) for item in data.test)
+    number, share = settings.validation_transitions, settings.changed_share
+    validation = draw_cases(data.train, number, share, profile.seed, is_changed, tested)
+    taken = tested | {question_key(item) for item in validation}
     train = [item for item in data.train if question_key(item) not in taken]
+    say(f"training pool: {len(train)} of {len(data.train)} transitions ask no test or validation question")
     test = data.test
     if settings.test_cases < len(test):
-        test = draw_cases(test, settings.test_cases, settings.changed_share, profile.seed, is_changed)
+        test = draw_cases(test, settings.test_cases, share, profile.seed, is_changed)
     return {"train": train, "validation": validation, "test": test, "held_out": []}
 
 
