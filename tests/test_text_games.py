@@ -245,7 +245,7 @@ def test_missing_tokenizer_is_named(tmp_path: Path):
 
 
 def test_no_token_mixes_a_value_with_glue(tokenizer):
-    """Names, numbers, ids and booleans are tokens of their own wherever they stand in a state."""
+    """A word with its id, a number and a boolean are tokens of their own wherever they stand in a state."""
     for text in TEXTS[::6]:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         values = [match.span() for match in re.finditer(VALUE, text)]
@@ -256,5 +256,5 @@ def test_no_token_mixes_a_value_with_glue(tokenizer):
             assert {start_, end} <= borders, text[start_ - 10 : end + 10]
 
 
-# Words and numbers that are no property key: the noun of a name, the uuid after "ID: ", numbers, words in quotes.
-VALUE = r'(?<=: )-?\d+|(?<=ID: )\d+|(?<=")[a-z]+(?= \(ID)|(?<=: )(?:true|false|null)\b|(?<=: ")[A-Za-z]+(?=")'
+# What is no property key: names of one word with their id, numbers, booleans, words in quotes.
+VALUE = r'(?<=": )-?\d+|(?<=")[a-z]+ \(ID: \d+\)|(?<=: )(?:true|false|null)\b|(?<=: ")[A-Za-z]+(?=")'
