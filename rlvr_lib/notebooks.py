@@ -168,7 +168,7 @@ def kernel_environment(profile: Profile, forced_since: str = "") -> dict[str, st
         "PYTHONUNBUFFERED": "1",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
-    if profile.name in ("smoke", "laptop"):
+    if profile.name.startswith(("smoke", "laptop")):
         environment["HF_HUB_OFFLINE"] = "1"
     if forced_since:
         environment["RLVR_FORCE"] = forced_since

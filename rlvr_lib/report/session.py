@@ -1,5 +1,6 @@
 """Opening and closing a notebook: one call that loads the profile, says where it runs and how long it will take."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ def open_notebook(profile: str, seed: str | int = "", overrides: str = "") -> Pr
     loaded = load_profile(profile, seed, overrides)
     loaded.seed_everything()
     style()
+    # transformers and trl announce renamed options to each other; the versions are pinned, so readers need not see it
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     facts = provenance(threads=loaded.threads)
     hardware, versions = facts["hardware"], facts["versions"]
     shown = ("torch", "transformers", "trl", "peft")
