@@ -4,9 +4,8 @@ from random import Random
 
 from rlvr_lib.worlds.text_engine import AGENT, ROOM, Goal, Thing, World
 
-# fmt: off
-CLUTTER = ("cup", "spoon", "book", "ball", "box", "brush", "rope", "toy", "stone", "coin", "bell", "mask", "glove", "ring")
-# fmt: on
+CLUTTER = ("cup", "spoon", "book", "ball", "box", "brush", "rope")
+CLUTTER += ("toy", "stone", "coin", "bell", "mask", "glove", "ring")
 
 
 class Layout:
