@@ -4,11 +4,12 @@ A page is one situation followed by several actions tried in it and their outcom
 (the random layout and the choice of action carry no dynamics). transformers' ``Trainer`` does the work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -57,18 +58,17 @@ def tiny_qwen2(
 
 
 class Pages(Dataset):
-    """Token ids and the mask of tokens that carry loss, per page."""
+    """Token ids and the mask of tokens that carry loss, per page; kept as arrays, a tenth of the lists' memory."""
 
-    def __init__(self, pages: Sequence[tuple[list[int], list[bool]]]):
-        self.pages = pages
+    def __init__(self, pages: Iterable[tuple[list[int], list[bool]]]):
+        self.pages = [(np.array(ids, dtype=np.int32), np.array(counted, dtype=bool)) for ids, counted in pages]
 
     def __len__(self) -> int:
         return len(self.pages)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         ids, counted = self.pages[index]
-        labels = [token if on else IGNORED for token, on in zip(ids, counted, strict=True)]
-        return {"input_ids": list(ids), "labels": labels}
+        return {"input_ids": ids.tolist(), "labels": np.where(counted, ids, IGNORED).tolist()}
 
 
 def encode_page(

@@ -63,8 +63,8 @@ def _train_base(folder: Path, profile: Profile, data: Path, steps: int, layouts:
     settings, size = profile.text_game.pretrain, profile.text_game.model
     tokenizer = load_tokenizer(data / "tokenizer")
     encode = partial(likelihood.encode_page, tokenizer, most=PAGE_TOKENS)
-    train = likelihood.Pages([encode(page) for page in base_pages(profile, "train", layouts)])
-    validation = likelihood.Pages([encode(page) for page in validation_pages(profile)])
+    train = likelihood.Pages(encode(page) for page in base_pages(profile, "train", layouts))
+    validation = likelihood.Pages(encode(page) for page in validation_pages(profile))
     tokens = sum(len(ids) for ids, _ in train.pages)
     say(f"base: {len(train)} pages, {tokens:,} tokens; validation {len(validation)} pages")
     model = likelihood.tiny_qwen2(
