@@ -1,0 +1,116 @@
+"""Sections of a profile for robot video; sources as in :mod:`rlvr_lib.profile_schema` ("spec B.4" and so on)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlvr_lib.profile_schema import Beta, Count, NotNegative, Positive, Section, Start, Whole
+
+Widths = Annotated[list[Count], Field(min_length=2)]
+
+
+class VideoData(Section):
+    source: Literal["drawers", "rt1"] = Field(
+        description="Meta-World drawers recorded here, or RT-1 converted to one file per episode (spec A.1)."
+    )
+    root: str = Field(description="Folder of converted RT-1 episodes, for source rt1. Our choice.")
+    episodes: Count = Field(description="Episodes recorded (drawers) or used at most (rt1); spec A.1: 87 212.")
+    height: Count = Field(description="Rows of a frame; spec A.1: 256.")
+    width: Count = Field(description="Columns of a frame; spec A.1: 320.")
+    test_every: Annotated[int, Field(ge=2)] = Field(
+        description="Episodes whose position is a multiple of this are test; spec A.1: 100."
+    )
+    test_segments: Count = Field(description="Test segments evaluated at most, one per test episode; spec F.2: 873.")
+    frame_every: Count = Field(description="Simulator steps between recorded frames (drawers). Our choice.")
+    workers: Count = Field(description="Processes that record (drawers). Our choice.")
+    ranges: Literal["rt1", "measured"] = Field(
+        description="Action ranges: RT-1's own (spec A.2), or measured on the training episodes."
+    )
+    jitter: bool = Field(description="One random colour jitter per clip in training; spec A.1: yes.")
+    crop: bool = Field(description="Random crop in tokenizer training; spec A.1: yes.")
+
+
+class VisualTokenizer(Section):
+    """Sizes and training of one visual tokenizer (spec B.2 or B.3, B.4)."""
+
+    start: Start = Field(description="released: load our weights, train live_iterations live; scratch: train it all.")
+    widths: Widths = Field(description="Channels per stage of encoder and decoder; spec B.2, B.3.")
+    encoder_blocks: Count = Field(description="Residual blocks per encoder stage; spec B.2, B.3: 2.")
+    decoder_blocks: Count = Field(description="Residual blocks per decoder stage; spec B.2: 2, B.3: 3.")
+    latent: Count = Field(description="Channels of the latent; spec B.2, B.3: 64.")
+    levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = Field(
+        description="FSQ levels per scalar; spec B.1: 7, 5, 5, 5, 5."
+    )
+    iterations: Whole = Field(description="Loop iterations, generator and discriminator alternate; spec B.4: 600 000.")
+    live_iterations: Whole = Field(description="Iterations shown live with released weights. Our choice.")
+    clips: Count = Field(description="Clips per update over all devices; spec B.4: 16.")
+    clip_frames: Annotated[int, Field(ge=2)] = Field(description="Frames per clip; spec B.4: 8.")
+    learning_rate: Positive = Field(description="AdamW peak rate; spec B.4: 5e-4.")
+    betas: tuple[Beta, Beta] = Field(description="AdamW betas; spec B.4: 0.9, 0.999.")
+    warmup: Whole = Field(description="Warm-up updates; spec B.4: 5 000.")
+    grad_clip: Positive = Field(description="Gradient norm limit; spec B.4: 1.0.")
+    perceptual_weight: NotNegative = Field(description="Weight of LPIPS beside L1; spec B.4: 1.0.")
+    adversary_weight: NotNegative = Field(description="Weight of the adversary's term; spec B.4: 0.1. 0: no adversary.")
+    adversary_start: Whole = Field(description="Iteration at which the adversary starts; spec B.4: 10 000.")
+    penalty_weight: NotNegative = Field(description="Weight of the gradient penalty; spec B.4: 10.")
+    save_every: Count = Field(description="Iterations between checkpoints. Our choice.")
+
+
+class VideoModel(Section):
+    """A world model over one layout and its likelihood pre-training (spec C, D)."""
+
+    start: Start = Field(description="released: load our weights, train live_steps live; scratch: train it all.")
+    hidden: Count = Field(description="Width; spec C.1: 768.")
+    layers: Count = Field(description="Layers; spec C.1: 12.")
+    heads: Count = Field(description="Attention heads; spec C.1: 12.")
+    intermediate: Count = Field(description="Width of the feed-forward layer; spec C.1: 3072.")
+    context: Count = Field(
+        description="History frames (single-step), context frames (multi-step); spec C.3: 4, C.4: 1."
+    )
+    horizon: Count = Field(description="Predicted frames; spec C.3: 1, C.4: 7.")
+    steps: Whole = Field(description="Updates; spec D: 990 000 single-step, 450 000 multi-step.")
+    live_steps: Whole = Field(description="Updates shown live with released weights. Our choice.")
+    batch: Count = Field(description="Sequences per update; spec D: 32.")
+    learning_rate: Positive = Field(description="AdamW rate, constant after warm-up; spec D: 5e-5.")
+    betas: tuple[Beta, Beta] = Field(description="AdamW betas; spec D: 0.9, 0.999.")
+    weight_decay: NotNegative = Field(description="AdamW weight decay; spec D: 0.")
+    warmup: Whole = Field(description="Linear warm-up updates; spec D: 5 000.")
+    grad_clip: Positive = Field(description="Gradient norm limit; spec D: 1.0.")
+    schedule: Literal["constant", "cosine"] = Field(description="After warm-up; spec D: constant.")
+    evaluate_every: Count = Field(description="Updates between validations; spec D: 5 000.")
+    evaluate_segments: Count = Field(description="Segments of a validation's frame metrics. Our choice (spec D: none).")
+    save_every: Count = Field(description="Updates between checkpoints; spec D: 10 000.")
+
+
+class VideoEvaluation(Section):
+    temperature: NotNegative = Field(description="Of sampled predictions; spec F.2: 1.0.")
+    top_k: Whole = Field(description="Most likely ids kept, 0 for all; spec F.2: 100.")
+    batch: Count = Field(description="Segments sampled together. Our choice.")
+    bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="Resamples behind an interval. Our choice.")
+
+
+class Video(Section):
+    data: VideoData = Field(description="Episodes and segments (spec A).")
+    metric: Literal["vgg", "squeeze", "alex"] = Field(description="Trunk of LPIPS; spec E.3, F.1: vgg.")
+    frame_tokenizer: VisualTokenizer = Field(description="Per-frame tokenizer (spec B.2).")
+    compressive_tokenizer: VisualTokenizer = Field(description="Tokenizer with cross-attention (spec B.3).")
+    dynamics_patch: Count = Field(description="Latent positions per side that one dynamics token covers; spec B.3: 4.")
+    attention_heads: Count = Field(description="Heads of the compressive tokenizer's cross-attention; spec B.3: 4.")
+    single_step: VideoModel = Field(description="World model over per-frame tokens (spec C.3).")
+    multi_step: VideoModel = Field(description="World model over compressive tokens (spec C.4).")
+    evaluation: VideoEvaluation = Field(description="Sampling and intervals of the tables (spec F.2).")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name, tokenizer in (("frame", self.frame_tokenizer), ("compressive", self.compressive_tokenizer)):
+            factor = 2 ** (len(tokenizer.widths) - 1)
+            for side in ("height", "width"):
+                if getattr(self.data, side) % factor:
+                    raise ValueError(
+                        f"data.{side}: {getattr(self.data, side)} is not a multiple of {factor}, "
+                        f"which {name}_tokenizer.widths asks for"
+                    )
+        return self
+
+
+__all__ = ["Video", "VideoData", "VideoEvaluation", "VideoModel", "VisualTokenizer"]
