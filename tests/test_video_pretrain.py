@@ -1,0 +1,176 @@
+"""From episodes to a trained world model at toy size: tokens, sampling against the slow way, resuming, learning."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlvr_lib.artifacts import UserError
+from rlvr_lib.profile_schema_video import VideoModel
+from rlvr_lib.tokens.action_bins import ActionBins
+from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
+from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
+from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask
+from rlvr_lib.tokens.world_model import Size, world_model
+from rlvr_lib.training.video_pretrain import (
+    OnlineSequences,
+    StoredSequences,
+    predict_with_codes,
+    pretrain,
+    store_sequences,
+)
+from rlvr_lib.training.video_sampling import draw, sample_response
+from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
+from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet, save_episode
+
+TOY = {"height": 16, "width": 16, "widths": [8, 8, 8], "encoder_blocks": 1, "decoder_blocks": 1, "latent": 8}
+TOY |= {"levels": [3, 3], "groups": 4}
+BINS = ActionBins([-1, -1], [1, 1], bins=8)
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory) -> EpisodeSet:
+    folder = tmp_path_factory.mktemp("episodes")
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        frames = rng.integers(0, 256, (6 + 2 * (number % 3), 16, 16, 3), dtype=np.uint8)
+        save_episode(folder / f"{number}.npz", Episode(frames, rng.uniform(-1, 1, (len(frames), 2)).astype(np.float32)))
+    return EpisodeSet(folder, test_every=4)
+
+
+@pytest.fixture(scope="module", params=["single", "multi"])
+def task(request):
+    torch.manual_seed(3)
+    if request.param == "single":
+        return SingleStepTask(FrameTokenizer(**TOY), BINS, context=2)
+    return MultiStepTask(CompressiveTokenizer(**TOY, patch=2, heads=2), BINS, horizon=3)
+
+
+def settings(**changes) -> VideoModel:
+    values = {
+        **{"start": "scratch", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "context": 2, "horizon": 1},
+        **{"steps": 6, "live_steps": 0, "batch": 2, "learning_rate": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0},
+        **{"warmup": 0, "grad_clip": 1.0, "schedule": "constant", "evaluate_every": 3, "evaluate_segments": 2},
+    }
+    return VideoModel(**{**values, "save_every": 2, **changes})
+
+
+def toy_model(task):
+    return world_model(task.layout, Size(16, 1, 2, 32), seed=1).eval()
+
+
+def distance(truth, prediction):
+    return (truth - prediction).square().mean((-3, -2, -1))
+
+
+def test_a_clip_becomes_the_sequence_of_its_frames_and_actions(task, episodes):
+    clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
+    ids = task.encode(clips)
+    assert ids.shape == (2, task.layout.length)
+    if task.has_context:
+        context, codes, bins = task.layout.decode(ids)
+        frames = torch.stack([clip.frames for clip in clips])
+        assert torch.equal(context, task.tokenizer.encode(frames[:, 0], frames[:, 1:])[0])
+        assert bins.tolist() == [BINS.to_bins(clip.actions[1:]).tolist() for clip in clips]
+        assert torch.equal(task.truth(clips), frames[:, 2:]) and torch.equal(task.last_seen(clips), frames[:, 1])
+    else:
+        codes, bins = task.layout.decode(ids)
+        for clip, rows in zip(clips, codes, strict=True):
+            assert torch.equal(rows, task.tokenizer.encode(clip.frames))
+        assert bins.tolist() == [BINS.to_bins(clip.actions[:2]).tolist() for clip in clips]
+    prompt, response = ids[:, : task.layout.prompt], ids[:, task.layout.prompt :]
+    decoded = task.decode(prompt, response)
+    assert decoded.shape == task.truth(clips).shape
+    if not task.has_context:
+        torch.testing.assert_close(decoded[:, 0], task.tokenizer.decode(codes[:, -1]))
+
+
+def test_greedy_sampling_agrees_with_the_slow_way(task, episodes):
+    """Without a cache, one whole pass per id."""
+    clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
+    model, layout = toy_model(task), task.layout
+    prompt, given = task.prompt(clips), task.given(clips)
+    fast = sample_response(model, layout, prompt, given, temperature=0)
+    ids, handed = prompt, 0
+    for place in range(layout.response):
+        if layout.sampled[place]:
+            with torch.no_grad():
+                new = model(input_ids=ids).logits[:, -1].argmax(-1)
+        else:
+            new, handed = given[:, handed], handed + 1
+        ids = torch.cat([ids, new[:, None]], dim=1)
+    assert torch.equal(fast, ids[:, layout.prompt :])
+    with pytest.raises(ValueError, match="a prompt has"):
+        sample_response(model, layout, prompt[:, 1:], given)
+
+
+def test_drawing_follows_the_distribution_and_the_top_k():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(20_000, 4)
+    generator = torch.Generator().manual_seed(0)
+    share = torch.bincount(draw(logits, 1.0, 0, generator), minlength=4) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015, rtol=0)
+    share = torch.bincount(draw(logits, 1.0, 2, generator), minlength=4) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.625, 0.375, 0, 0]), atol=0.015, rtol=0)
+    assert (draw(logits, 0, 0) == 0).all()
+    cold = torch.bincount(draw(logits, 0.5, 0, generator), minlength=4) / 20_000
+    torch.testing.assert_close(cold[0], torch.tensor(0.25 / 0.365), atol=0.015, rtol=0)
+
+
+def test_items_depend_on_seed_and_place_only(task, episodes):
+    source = ClipSource(episodes, episodes.train, task.clip_frames, context=task.has_context, whole_only=True)
+    online = OnlineSequences(task, source, 5, seed=1)
+    assert torch.equal(online[3]["input_ids"], online[3]["input_ids"])
+    assert not torch.equal(online[3]["input_ids"], online[2]["input_ids"])
+    ids = store_sequences(task, source, 5, seed=1, at_once=2)
+    assert ids.shape == (5, task.layout.length) and ids.dtype == torch.int16
+    stored = StoredSequences(task, ids, 9, seed=2)[8]
+    assert (ids.long() == stored["input_ids"]).all(1).any()
+    assert torch.equal(stored["labels"][task.layout.supervised], stored["input_ids"][task.layout.supervised])
+
+
+def test_training_learns_logs_and_resumes_to_the_bit(task, episodes, tmp_path):
+    source = ClipSource(episodes, episodes.train, task.clip_frames, context=task.has_context, whole_only=True)
+    clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
+    data = StoredSequences(task, store_sequences(task, source, 4, seed=0), 40, seed=0)
+
+    def train(folder, steps):
+        model = toy_model(task)
+        options = {"steps": steps, "seed": 0, "distance": distance, "top_k": 0, "label": "toy"}
+        facts = pretrain(model, task, data, clips, folder, settings(), **options)
+        return model, facts
+
+    whole, facts = train(tmp_path / "whole", 6)
+    assert facts["steps"] == 6 and facts["validation_perceptual"] > 0
+    log = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert log.count("eval_loss") == 2 and log.count("eval_perceptual") == 2
+    losses = [line for line in log.splitlines() if '"loss"' in line]
+    import json
+
+    assert json.loads(losses[-1])["loss"] < json.loads(losses[0])["loss"]
+    train(tmp_path / "broken", 6)
+    import shutil
+
+    shutil.rmtree(tmp_path / "broken" / "checkpoints" / "checkpoint-6")
+    shutil.rmtree(tmp_path / "broken" / "model")
+    resumed, _ = train(tmp_path / "broken", 6)
+    for left, right in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_predictions_are_frames_and_codes(task, episodes):
+    clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
+    frames, codes = predict_with_codes(toy_model(task), task, clips, top_k=5, seed=1, batch=1)
+    assert frames.shape == task.truth(clips).shape and codes.shape == (*frames.shape[:2], task.layout.tokens)
+    again, _ = predict_with_codes(toy_model(task), task, clips, top_k=5, seed=1, batch=1)
+    assert torch.equal(frames, again)
+
+
+def test_too_short_episodes_are_drawn_again_or_padded(episodes):
+    whole = ClipSource(episodes, episodes.train, 10, whole_only=True)
+    rng = np.random.default_rng(0)
+    assert whole.draw(rng).frames.shape[0] == 10
+    padded = ClipSource(episodes, ["0.npz"], 9).draw(rng)
+    assert torch.equal(padded.frames[-1], padded.frames[-2]) and np.array_equal(padded.actions[-1], padded.actions[-2])
+    with pytest.raises(UserError, match="no episode has 99 frames"):
+        ClipSource(episodes, episodes.train, 99, whole_only=True).draw(rng)
+    with pytest.raises(UserError, match="no episodes in this split"):
+        ClipSource(episodes, [], 5)
