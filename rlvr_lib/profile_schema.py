@@ -37,6 +37,9 @@ class TextGameData(Section):
         description="Our own games, or the public ByteSized32-State-Prediction files (spec A.1)."
     )
     layouts_train: Count = Field(description="Random layouts crawled per embedded game for training. Our choice.")
+    layouts_rlvr: Whole = Field(
+        description="Further layouts that only RLVR draws its questions from; 0: it shares the others. Our choice."
+    )
     layouts_validation: Count = Field(description="The same for validation. Our choice.")
     layouts_test: Count = Field(description="The same for the test sets. Our choice.")
     test_cases: Count = Field(description="Test transitions evaluated; spec A.2: 2 954.")

@@ -38,12 +38,13 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
     """Write test, held_out, validation, both pools and sft as JSON lines, and the tokenizer, into ``folder``."""
     settings, seed = profile.text_game.data, profile.seed
     sources = public_splits(profile) if settings.source == "bytesized32" else embedded_splits(profile)
-    train = sources.pop("train")
+    train, fresh = sources.pop("train"), sources.pop("rlvr", [])
     cases = {name: items for name, items in sources.items()}
     half = settings.train_transitions // 2
     chosen = draw_cases(train, settings.train_transitions, 0.5, seed, is_changed_for_training)
+    pool = draw_cases(fresh, settings.train_transitions, 0.5, seed, is_changed_for_training) if fresh else chosen
     for name, wanted in (("pool_changed", True), ("pool_unchanged", False)):
-        cases[name] = [item for item in chosen if is_changed_for_training(item.current, item.target) is wanted][:half]
+        cases[name] = [item for item in pool if is_changed_for_training(item.current, item.target) is wanted][:half]
     for name, items in cases.items():
         save_cases(folder / f"{name}.jsonl", items)
     if profile.text_game.model.kind == "tiny_qwen2":
@@ -74,15 +75,27 @@ def _substitutions(profile: Profile) -> list[str]:
 
 
 def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
-    """Cases by name for the embedded games; no test, held_out or validation question occurs in a training layout."""
+    """Cases by name for the embedded games; no test, held_out or validation question occurs in a training layout.
+
+    ``rlvr`` comes from layouts that neither the base corpus nor the teacher's questions know: a model that knows its
+    training layouts by heart errs there in other ways than on new ones, and RLVR should mend the latter.
+    """
     settings, layouts = profile.text_game.data, profile.text_game.pretrain.layouts
+    layouts = max(layouts, settings.layouts_train)
     train = list(crawl_transitions("train", settings.layouts_train, TRAINING_GAMES))
     beyond = range(settings.layouts_train, layouts)
     records = (record for name in TRAINING_GAMES for record in crawl_split("train", beyond, (name,)))
     seen = {question_key(item) for item in train} | {
         question_key(TextTransition.from_record(record)) for record in records
     }
-    splits: dict[str, list[TextTransition]] = {"train": train}
+    numbers = range(layouts, layouts + settings.layouts_rlvr)
+    fresh = [
+        TextTransition.from_record(record)
+        for name in TRAINING_GAMES
+        for record in crawl_split("train", numbers, (name,))
+    ]
+    seen |= {question_key(item) for item in fresh}
+    splits: dict[str, list[TextTransition]] = {"train": train, "rlvr": fresh}
     for name, split, number, games in (
         ("validation", "validation", settings.validation_transitions, TRAINING_GAMES),
         ("test", "test", settings.test_cases, TRAINING_GAMES),
