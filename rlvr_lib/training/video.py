@@ -1,0 +1,173 @@
+"""Stages of the robot-video part: episodes, visual tokenizers, base world models; each takes a folder and fills it.
+
+What was trained is saved as ``model``; tokenizers and world models in the hub's layout, action bins as JSON beside the
+world model, so that a folder says by itself how to read a clip.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlvr_lib.artifacts import UserError, atomic_write_json, read_json
+from rlvr_lib.profile import Profile
+from rlvr_lib.profile_schema_video import VideoModel, VisualTokenizer
+from rlvr_lib.progress import say
+from rlvr_lib.tokens.action_bins import ActionBins
+from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
+from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
+from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
+from rlvr_lib.tokens.world_model import Size, world_model
+from rlvr_lib.training.video_pretrain import OnlineSequences, StoredSequences, pretrain, store_sequences
+from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
+from rlvr_lib.worlds.drawers import record_set, recording_for
+from rlvr_lib.worlds.perceptual import perceptual
+from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
+from rlvr_lib.worlds.video_episodes import EpisodeSet
+
+STORED = 6000  # sequences tokenised once where there is no jitter
+KINDS = ("single_step", "multi_step")
+
+
+def make_video_data(folder: Path, profile: Profile) -> dict[str, Any]:
+    """Record the drawer set, or check a converted RT-1 set; measure action ranges on training episodes."""
+    settings = profile.video.data
+    if settings.source == "drawers":
+        recording = recording_for(profile.seed, settings.height, settings.width, settings.frame_every)
+        facts = record_set(folder / "episodes", settings.episodes, recording, settings.workers)
+        facts["substitutions"] = ["robot video: Meta-World drawers filmed in simulation instead of RT-1"]
+    else:
+        facts = {"root": settings.root}
+    episodes = open_episodes(profile, folder)
+    facts |= {"train": len(episodes.train), "test": len(episodes.test), "damaged": len(episodes.damaged)}
+    bins = ActionBins.rt1() if settings.ranges == "rt1" else _measured(episodes)
+    atomic_write_json(folder / "action_bins.json", bins.to_dict())
+    return facts
+
+
+def _measured(episodes: EpisodeSet) -> ActionBins:
+    return ActionBins.measured(np.concatenate([episodes[name].actions for name in episodes.train]))
+
+
+def open_episodes(profile: Profile, data: Path) -> EpisodeSet:
+    """The set of a profile, checked; at most ``episodes`` of it."""
+    settings = profile.video.data
+    if settings.source == "rt1" and not settings.root:
+        raise UserError(
+            "video.data.root: set it to a folder made by `rlvr convert-rt1`, or use video.data.source=drawers"
+        )
+    folder = data / "episodes" if settings.source == "drawers" else Path(settings.root).expanduser()
+    episodes = EpisodeSet(folder, settings.test_every)
+    episodes.names = episodes.names[: settings.episodes]
+    episodes.check()
+    return episodes
+
+
+def load_bins(data: Path) -> ActionBins:
+    return ActionBins.from_dict(read_json(data / "action_bins.json"))
+
+
+def new_tokenizer(profile: Profile, kind: str) -> FrameTokenizer | CompressiveTokenizer:
+    """A fresh tokenizer of the profile's sizes: ``frame`` or ``compressive``."""
+    video = profile.video
+    settings: VisualTokenizer = getattr(video, f"{kind}_tokenizer")
+    sizes = {
+        **{"height": video.data.height, "width": video.data.width, "widths": list(settings.widths)},
+        **{"encoder_blocks": settings.encoder_blocks, "decoder_blocks": settings.decoder_blocks},
+        **{"latent": settings.latent, "levels": list(settings.levels)},
+    }
+    torch.manual_seed(profile.seed)
+    if kind == "frame":
+        return FrameTokenizer(**sizes)
+    return CompressiveTokenizer(**sizes, patch=video.dynamics_patch, heads=video.attention_heads)
+
+
+def make_tokenizer(
+    folder: Path, profile: Profile, data: Path, kind: str, iterations: int | None = None
+) -> dict[str, Any]:
+    """Train the ``frame`` or ``compressive`` tokenizer from scratch (``iterations`` overrides the profile's)."""
+    settings: VisualTokenizer = getattr(profile.video, f"{kind}_tokenizer")
+    episodes, device = open_episodes(profile, data), profile.torch_device()
+    options = {"jitter": profile.video.data.jitter, "crop": profile.video.data.crop}
+    source = ClipSource(episodes, episodes.train, settings.clip_frames, **options)
+    distance = perceptual(profile.video.metric, device)
+    held = [clip.frames for clip in held_out_clips(episodes, settings.clip_frames, 16)]
+    clips = torch.stack(held).to(device)
+
+    def validate(tokenizer: torch.nn.Module) -> dict[str, float]:
+        pairs, _ = reconstruct(tokenizer, clips)
+        truth, again = pairs[-1]
+        again = again.float().clamp(0, 1)
+        return {"l1": float((truth - again).abs().mean()), "perceptual": float(distance(truth, again).mean())}
+
+    run = TokenizerTraining(
+        new_tokenizer(profile, kind),
+        settings,
+        source,
+        distance,
+        folder,
+        seed=profile.seed,
+        device=device,
+        iterations=iterations,
+        label=f"{kind} tokenizer",
+        validate=validate,
+    )
+    facts = run.run()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return {**facts, "parameters": sum(value.numel() for value in run.tokenizer.parameters()), "metric": distance.name}
+
+
+def make_task(profile: Profile, data: Path, tokenizer: Path, kind: str) -> VideoTask:
+    """The ``single_step`` or ``multi_step`` task with the frozen tokenizer in ``tokenizer``/model."""
+    bins, device = load_bins(data), profile.torch_device()
+    if kind == "single_step":
+        frozen = FrameTokenizer.from_pretrained(tokenizer / "model")
+        return SingleStepTask(frozen, bins, profile.video.single_step.context, device)
+    frozen = CompressiveTokenizer.from_pretrained(tokenizer / "model")
+    return MultiStepTask(frozen, bins, profile.video.multi_step.horizon, device)
+
+
+def make_world_model(
+    folder: Path, profile: Profile, data: Path, tokenizer: Path, kind: str, steps: int | None = None
+) -> dict[str, Any]:
+    """Likelihood pre-training of a base world model from scratch (D)."""
+    settings: VideoModel = getattr(profile.video, kind)
+    steps = settings.steps if steps is None else steps
+    episodes, task = open_episodes(profile, data), make_task(profile, data, tokenizer, kind)
+    device = profile.torch_device()
+    source = ClipSource(
+        episodes,
+        episodes.train,
+        task.clip_frames,
+        context=task.has_context,
+        jitter=profile.video.data.jitter,
+        whole_only=True,
+    )
+    count = steps * settings.batch
+    if profile.video.data.jitter:
+        train: Any = OnlineSequences(task, source, count, profile.seed)
+    else:
+        stored = min(STORED, count)
+        say(f"{kind}: {stored} sequences are tokenised once (no colour jitter; the paper tokenises on line)")
+        train = StoredSequences(task, store_sequences(task, source, stored, profile.seed), count, profile.seed)
+    size = Size(settings.hidden, settings.layers, settings.heads, settings.intermediate)
+    distance = perceptual(profile.video.metric, device)
+    held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))
+    facts = pretrain(
+        world_model(task.layout, size, profile.seed),
+        task,
+        train,
+        held,
+        folder,
+        settings,
+        steps=steps,
+        seed=profile.seed,
+        distance=distance,
+        top_k=profile.video.evaluation.top_k,
+        label=kind.replace("_", "-"),
+        cpu=device == "cpu",
+    )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return {**facts, "metric": distance.name}
