@@ -24,6 +24,7 @@ from rlvr_lib.worlds.video_clips import Clip, held_out_clips
 from rlvr_lib.worlds.video_metrics import repeats
 
 COOLER = 0.7
+CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
 
 
 def segments_of(profile: Profile, data: Path, task: VideoTask, most: int | None = None) -> list[Clip]:
@@ -90,3 +91,27 @@ def true_repeats(task: VideoTask, clips: Sequence[Clip]) -> np.ndarray:
     """Repetition of the true tokens (F.6): how often the tokenizer itself writes the last two frames alike."""
     ids = task.encode(clips)
     return repeats(ids[:, task.layout.frame_at[-2:]]).numpy()
+
+
+def code_counts(profile: Profile, data: Path, task: VideoTask) -> np.ndarray:
+    """How often each code of the frames (not of the context) is written on the test clips, int64 [codes]."""
+    ids = task.encode(segments_of(profile, data, task))
+    return torch.bincount(
+        task.layout.visual(ids[:, task.layout.frame_at]).flatten(), minlength=task.layout.codes
+    ).numpy()
+
+
+def ceiling_table(profile: Profile, data: Path, task: VideoTask) -> pd.DataFrame:
+    """Reconstruction against copying the last seen frame on test segments that move, with the changed pixels' error."""
+    distance, clips = perceptual(profile.video.metric, profile.torch_device()), segments_of(profile, data, task)
+    moves = moving(clips, task)
+    clips = [clip for clip, yes in zip(clips, moves, strict=True) if yes] or clips
+    truth, seen = task.truth(clips), task.last_seen(clips)[:, None]
+    changed = ((truth - seen).abs().amax(2, keepdim=True) > CHANGED).expand_as(truth)
+    rows = []
+    for name, frames in reference_predictions(task, clips).items():
+        scores = segment_scores(truth, frames, distance).mean()
+        error = (truth - frames.clamp(0, 1)).abs()[changed].mean()
+        facts = {"kind": task.layout.kind, "row": name, "segments": len(clips)}
+        rows.append({**facts, **scores.round(4).to_dict(), "mae on changed pixels": round(float(error), 4)})
+    return pd.DataFrame(rows)

@@ -14,10 +14,13 @@ from transformers import LlamaForCausalLM
 from rlvr_lib.progress import somebody_watches
 from rlvr_lib.report.drawing import BLUE, LINES, new_figure
 from rlvr_lib.report.video_figures import _show, contact_sheet, frame_rows
+from rlvr_lib.tokens.video_layouts import Layout
 from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.video_pretrain import predict
 from rlvr_lib.worlds.video_clips import Clip
 from rlvr_lib.worlds.video_episodes import Episode
+
+TINTS = {"frame": "#d9ecf7", "action": "#fbe8c8", "context": "#d6efe6", "special": "#f4e0ec"}
 
 
 def scrub(episodes: Mapping[str, Episode], action_names: Sequence[str]) -> Any:
@@ -97,3 +100,19 @@ def dreamt(model: LlamaForCausalLM, task: VideoTask, clip: Clip, action: np.ndar
     frames = other_actions(model, task, clip, {"": action})[""]
     seen = task.last_seen([clip])
     return frame_rows({"": torch.cat([seen, frames])}, names=["now", *(f"+{step + 1}" for step in range(len(frames)))])
+
+
+def sequence_strip(layout: Layout, ids: torch.Tensor) -> str:
+    """One sequence [S] as HTML: frames, actions and markers in colours of their own, positions with loss in bold."""
+    kinds = {"frame": layout.frame_at, "action": layout.action_at}
+    for name in ("context_at", "special_at"):
+        if hasattr(layout, name):
+            kinds[name.removesuffix("_at")] = getattr(layout, name)
+    kind_of = {int(place): kind for kind, places in kinds.items() for place in places.flatten()}
+    cells = [
+        f'<span style="background:{TINTS[kind_of[place]]};padding:1px 5px;margin:1px;display:inline-block;'
+        f'{"font-weight:bold;border-bottom:2px solid #000" if layout.supervised[place] else ""}">{int(value)}</span>'
+        for place, value in enumerate(ids)
+    ]
+    legend = " ".join(f'<span style="background:{TINTS[kind]};padding:1px 5px">{kind}</span>' for kind in kinds)
+    return f'<div style="font:13px monospace">{"".join(cells)}<p>{legend} · bold: carries loss</p></div>'

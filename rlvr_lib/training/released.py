@@ -84,7 +84,7 @@ def release_video(stage: Path, part: str, facts: dict[str, Any]) -> Path:
     """Write ``stage``/model to data/weights in half precision with its manifest, bins and curve."""
     folder = RELEASED_VIDEO / part
     VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
-    curve = [row for row in MetricsLog(stage / "metrics.jsonl").read() if any("val" in key for key in row)]
+    curve = MetricsLog(stage / "metrics.jsonl").read()
     manifest = {**facts, "curve": curve, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
     atomic_write_json(folder / "manifest.json", manifest)
     return folder
@@ -97,3 +97,9 @@ def take_released_video(part: str, profile: Profile, folder: Path) -> dict[str, 
     options = {"dtype": torch.float32} if kind is LlamaForCausalLM else {}
     kind.from_pretrained(source, **options).float().save_pretrained(folder / "model")
     return {"released": part, "manifest": read_json(source / "manifest.json")}
+
+
+def curve_of(stage: Path) -> list[dict[str, Any]]:
+    """The training curve of the model in ``stage``: its own log, or that of the released weights' training."""
+    facts = read_json(stage / "done.json").get("facts", {})
+    return facts.get("manifest", {}).get("curve") or MetricsLog(stage / "metrics.jsonl").read()
