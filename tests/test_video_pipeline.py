@@ -61,7 +61,7 @@ def test_a_held_action_reaches_the_model(profile, stages):
 def test_released_weights_are_refused_where_they_do_not_fit(profile, stages, tmp_path):
     other = load_profile(
         "smoke",
-        overrides=f"runs_dir={tmp_path} video.frame_tokenizer.start=released video.data.height=128 video.data.width=160",
+        overrides=f"runs_dir={tmp_path} video.frame_tokenizer.start=released video.data.height=128",
     )
     with pytest.raises(UserError, match=r"video.frame_tokenizer.start=scratch|is missing"):
         make_tokenizer(tmp_path, other, stages["data"], "frame")
