@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlvr_lib.artifacts import UserError, disk_fault
+from rlvr_lib.artifacts import UserError, atomic_write_text, disk_fault
 from rlvr_lib.profile import Profile, load_profile, profile_names
 from rlvr_lib.progress import say
 
@@ -57,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     text_game = _command(kinds, "text-game", _score_text_game, "JSON lines with current_state, gold_state, response")
     text_game.add_argument("file", type=Path)
     text_game.add_argument("--per-item", type=Path, metavar="OUT", help="write binary and task_specific per line")
+    video = _command(kinds, "video", _score_video, "two folders with frames of equal names: npz, npy or pictures")
+    video.add_argument("--truth", type=Path, required=True, metavar="DIR")
+    video.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    video.add_argument("--net", choices=("squeeze", "vgg", "alex"), default="squeeze", help="trunk of LPIPS")
+    video.add_argument("--per-item", type=Path, metavar="OUT.csv", help="write every segment's metrics")
+    convert = _command(commands, "convert-rt1", _convert_rt1, "RT-1 (RLDS or LeRobot) to one file per episode")
+    convert.add_argument("source", type=Path, help="folder with TFRecord shards, or a LeRobot data set")
+    convert.add_argument("target", type=Path, help="folder for the episodes; a broken conversion goes on there")
+    convert.add_argument("--episodes", type=int, default=None, help="convert at most so many")
     merge = _command(commands, "merge-lora", _merge_lora, "merge a LoRA adapter into its base model")
     merge.add_argument("adapter", type=Path, help="folder with adapter_config.json")
     merge.add_argument("out", type=Path, help="folder for the plain transformers checkpoint")
@@ -151,6 +160,29 @@ def _score_text_game(given: argparse.Namespace) -> int:
     if not given.file.is_file():
         raise UserError(f"{given.file}: no such file")
     say(table_text(score_file(given.file, given.per_item)))
+    return 0
+
+
+def _score_video(given: argparse.Namespace) -> int:
+    from rlvr_lib.evaluation.video_scores import score_folders, summary
+    from rlvr_lib.worlds.perceptual import perceptual
+
+    scores = score_folders(given.truth, given.prediction, perceptual(given.net))
+    if given.per_item:
+        atomic_write_text(given.per_item, scores.to_csv())
+    say(summary(scores).round(5).to_string(index=False))
+    return 0
+
+
+def _convert_rt1(given: argparse.Namespace) -> int:
+    from rlvr_lib.worlds.rt1_convert import convert_rt1
+
+    if not given.source.is_dir():
+        raise UserError(f"{given.source}: no such folder")
+    if given.episodes is not None and given.episodes < 1:
+        raise UserError(f"--episodes: must be at least 1, not {given.episodes}")
+    facts = convert_rt1(given.source, given.target, given.episodes)
+    say(f"{facts['episodes']} episodes in {given.target}, {len(facts['damaged'])} could not be read")
     return 0
 
 

@@ -39,7 +39,10 @@ NOTEBOOKS = (
     Notebook("10_text_game_data", uses=("text_game",)),
     Notebook("11_text_game_sft", after=("10",), uses=("text_game",)),
     Notebook("12_text_game_rlvr", after=("11",), uses=("text_game",)),
-    Notebook("90_report", after=_ALL, uses=("text_game",)),
+    Notebook("30_robot_video_data", uses=("video",)),
+    Notebook("31_visual_tokenizers", after=("30",), uses=("video",)),
+    Notebook("32_video_pretraining", after=("31",), uses=("video",)),
+    Notebook("90_report", after=_ALL, uses=("text_game", "video")),
 )
 
 

@@ -54,14 +54,14 @@ def weights(trained: TokenizerTraining) -> torch.Tensor:
 
 
 def test_it_learns(tmp_path):
-    run = training(tmp_path, learning_rate=4e-3, iterations=120, save_every=120, clips=4)
+    run = training(tmp_path, learning_rate=4e-3, iterations=240, save_every=240, clips=8)
     held = clips(np.random.default_rng(99), 8).flatten(0, 1)
     mean_guess = (held - clips(np.random.default_rng(98), 64).mean((0, 1))).abs().mean().item()
     facts = run.run()
     with torch.no_grad():
         again = run.tokenizer.decode(run.tokenizer.encode(held))
     assert (again - held).abs().mean().item() < 0.5 * mean_guess
-    assert facts["iterations"] == 120 and facts["codes_used"] > 3
+    assert facts["iterations"] == 240 and facts["codes_used"] > 3
     assert FrameTokenizer.from_pretrained(tmp_path / "model").encode(held).shape == (24, 16)
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import figures
+from rlvr_lib.report import figures, video_figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
@@ -29,11 +29,14 @@ from rlvr_lib.report.stages import (
     stage_records,
 )
 from rlvr_lib.report.tables import per_game, table1
+from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
+from rlvr_lib.training.released import curve_of
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
 
 EVALUATION = "text_game_evaluation"
+VIDEO_EVALUATION = "video_base_evaluation"
 SMOKE_WARNING = "This is a smoke run: it only shows that every step works. Its numbers mean nothing."
 
 
@@ -138,6 +141,10 @@ def weights_text(stages: list[StageRecord]) -> str:
 
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
+    return [*_text_game_tables(report, runs), *_video_tables(report, runs)]
+
+
+def _text_game_tables(report: Report, runs: Path) -> list[Table]:
     scores, left_out = load_scores(runs / EVALUATION)
     if not scores:
         report.missing.append("Table 1: no model has been evaluated yet")
@@ -147,6 +154,25 @@ def _tables(report: Report, runs: Path) -> list[Table]:
     report.missing += ["The evaluation has not finished"] if stage is None else edited_outputs(runs, stage)
     caption = table_caption(report, stage or StageRecord(EVALUATION))
     return [table1(scores, report.seed, left_out, caption), per_game(scores, report.seed, caption)]
+
+
+def _video_tables(report: Report, runs: Path) -> list[Table]:
+    """Table 3 as far as it has been evaluated."""
+    paths = {kind: runs / VIDEO_EVALUATION / f"{kind}.csv" for kind in TITLES}
+    if not all(path.exists() for path in paths.values()):
+        report.missing.append("Table 3: no video world model has been evaluated yet")
+        return []
+    stage = next((stage for stage in report.stages if stage.name == VIDEO_EVALUATION), StageRecord(VIDEO_EVALUATION))
+    words = [
+        *report.warnings,
+        f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
+        f"One sample per segment: temperature {setting([stage], 'video.evaluation.temperature')}, "
+        f"top-k {setting([stage], 'video.evaluation.top_k')}, unless a row says otherwise.",
+        "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on RT-1; not comparable.",
+        provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",
+    ]
+    scores = {kind: read_video_scores(path) for kind, path in paths.items()}
+    return [table3(scores, report.seed, " ".join(words))]
 
 
 def table_caption(report: Report, stage: StageRecord) -> str:
@@ -177,7 +203,7 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
         )
     else:
         report.missing.append("Text-game training curves: no RLVR run has logged anything yet")
-    if report.tables:
+    if any(table.name == "table1_text_games" for table in report.tables):
         figures.accuracy_bars(report.tables[0].data, path=folder / "table1_bars")
         drawn.append((folder / "table1_bars.png", "Table 1 as bars; hollow diamonds are the paper's numbers."))
     for name, records in logs.items():
@@ -186,7 +212,22 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
             path = folder / f"text_game_{name}_loss"
             figures.likelihood_curve(records, path, title)
             drawn.append((path.with_suffix(".png"), f"{title}, training and validation loss."))
-    return drawn
+    return [*drawn, *_video_figures(report, runs, folder)]
+
+
+def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]:
+    """Figure 3 as far as it has been trained."""
+    stages = {kind: runs / f"video_{kind}_base" for kind in TITLES}
+    if not all((stage / "done.json").exists() for stage in stages.values()):
+        report.missing.append("Figure 3: the video world models have not been trained yet")
+        return []
+    metric = next((str(stage.facts["metric"]) for stage in report.stages if "metric" in stage.facts), "LPIPS")
+    video_figures.figure3_likelihood(
+        {TITLES[kind]: curve_of(stage) for kind, stage in stages.items()}, metric, path=folder / "figure3_mle_then_rlvr"
+    )
+    return [
+        (folder / "figure3_mle_then_rlvr.png", "Figure 3, left part: likelihood training of the video world models.")
+    ]
 
 
 def export_reference(profile: "Profile") -> Path:

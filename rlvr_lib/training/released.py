@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from rlvr_lib.artifacts import ROOT, UserError, atomic_write_json, read_json, sha256_of
 from rlvr_lib.profile import Profile
+from rlvr_lib.progress import MetricsLog
+from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
+from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 
 RELEASED = ROOT / "data" / "weights" / "text_games"
+RELEASED_VIDEO = ROOT / "data" / "weights" / "robot_video"
+VIDEO_PARTS = {
+    "frame_tokenizer": FrameTokenizer,
+    "compressive_tokenizer": CompressiveTokenizer,
+    "single_step": LlamaForCausalLM,
+    "multi_step": LlamaForCausalLM,
+}
 
 
 def released(part: str, profile: Profile) -> Path:
@@ -25,6 +35,10 @@ def released(part: str, profile: Profile) -> Path:
             f"released {part} weights know the embedded games only: "
             "set text_game.pretrain.start=scratch text_game.sft.start=scratch"
         )
+    return _checked(folder)
+
+
+def _checked(folder: Path) -> Path:
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder}/model.safetensors is missing: check the files out again, or use start: scratch")
     manifest = read_json(folder / "manifest.json")
@@ -51,3 +65,41 @@ def take_released(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
     model.save_pretrained(folder / "model")
     load_tokenizer(source).save_pretrained(folder / "model")
     return {"released": part, "manifest": read_json(source / "manifest.json")}
+
+
+def released_video(part: str, profile: Profile) -> Path:
+    """Folder of released robot-video weights (a name of ``VIDEO_PARTS``); they only fit our drawers at their size."""
+    if profile.video.data.source != "drawers":
+        raise UserError(f"the released {part} knows the embedded drawers only: set video.{part}.start=scratch")
+    folder = _checked(RELEASED_VIDEO / part)
+    trained_on = (read_json(folder / "manifest.json")["height"], read_json(folder / "manifest.json")["width"])
+    if trained_on != (profile.video.data.height, profile.video.data.width):
+        raise UserError(
+            f"the released {part} knows frames of {trained_on[0]} x {trained_on[1]}: set video.{part}.start=scratch"
+        )
+    return folder
+
+
+def release_video(stage: Path, part: str, facts: dict[str, Any]) -> Path:
+    """Write ``stage``/model to data/weights in half precision with its manifest, bins and curve."""
+    folder = RELEASED_VIDEO / part
+    VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
+    curve = MetricsLog(stage / "metrics.jsonl").read()
+    manifest = {**facts, "curve": curve, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
+    atomic_write_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def take_released_video(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
+    """Copy released weights to ``folder``/model in float32; returns facts with their manifest."""
+    source = released_video(part, profile)
+    kind = VIDEO_PARTS[part]
+    options = {"dtype": torch.float32} if kind is LlamaForCausalLM else {}
+    kind.from_pretrained(source, **options).float().save_pretrained(folder / "model")
+    return {"released": part, "manifest": read_json(source / "manifest.json")}
+
+
+def curve_of(stage: Path) -> list[dict[str, Any]]:
+    """The training curve of the model in ``stage``: its own log, or that of the released weights' training."""
+    facts = read_json(stage / "done.json").get("facts", {})
+    return facts.get("manifest", {}).get("curve") or MetricsLog(stage / "metrics.jsonl").read()

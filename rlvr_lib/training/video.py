@@ -20,6 +20,7 @@ from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.tokens.world_model import Size, world_model
+from rlvr_lib.training.released import released_video, take_released_video
 from rlvr_lib.training.video_pretrain import OnlineSequences, StoredSequences, pretrain, store_sequences
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
 from rlvr_lib.worlds.drawers import record_set, recording_for
@@ -42,9 +43,17 @@ def make_video_data(folder: Path, profile: Profile) -> dict[str, Any]:
         facts = {"root": settings.root}
     episodes = open_episodes(profile, folder)
     facts |= {"train": len(episodes.train), "test": len(episodes.test), "damaged": len(episodes.damaged)}
-    bins = ActionBins.rt1() if settings.ranges == "rt1" else _measured(episodes)
-    atomic_write_json(folder / "action_bins.json", bins.to_dict())
+    atomic_write_json(folder / "action_bins.json", _bins(profile, episodes).to_dict())
     return facts
+
+
+def _bins(profile: Profile, episodes: EpisodeSet) -> ActionBins:
+    """RT-1's ranges, those that the released models were trained with, or the training episodes' own."""
+    if profile.video.data.ranges == "rt1":
+        return ActionBins.rt1()
+    if profile.video.single_step.start == "released":
+        return ActionBins.from_dict(read_json(released_video("single_step", profile) / "manifest.json")["action_bins"])
+    return _measured(episodes)
 
 
 def _measured(episodes: EpisodeSet) -> ActionBins:
@@ -84,10 +93,22 @@ def new_tokenizer(profile: Profile, kind: str) -> FrameTokenizer | CompressiveTo
     return CompressiveTokenizer(**sizes, patch=video.dynamics_patch, heads=video.attention_heads)
 
 
-def make_tokenizer(
-    folder: Path, profile: Profile, data: Path, kind: str, iterations: int | None = None
-) -> dict[str, Any]:
-    """Train the ``frame`` or ``compressive`` tokenizer from scratch (``iterations`` overrides the profile's)."""
+def make_tokenizer(folder: Path, profile: Profile, data: Path, kind: str) -> dict[str, Any]:
+    """``folder``/model: the ``frame`` or ``compressive`` tokenizer, released or trained from scratch.
+
+    With released weights a fresh one is trained for ``live_iterations`` beside it (``folder``/live), for its curve.
+    """
+    settings: VisualTokenizer = getattr(profile.video, f"{kind}_tokenizer")
+    if settings.start == "scratch":
+        return _train_tokenizer(folder, profile, data, kind, settings.iterations)
+    facts = take_released_video(f"{kind}_tokenizer", profile, folder)
+    if settings.live_iterations:
+        facts["live"] = _train_tokenizer(folder / "live", profile, data, kind, settings.live_iterations)
+        shutil.rmtree(folder / "live" / "model", ignore_errors=True)
+    return facts
+
+
+def _train_tokenizer(folder: Path, profile: Profile, data: Path, kind: str, iterations: int) -> dict[str, Any]:
     settings: VisualTokenizer = getattr(profile.video, f"{kind}_tokenizer")
     episodes, device = open_episodes(profile, data), profile.torch_device()
     options = {"jitter": profile.video.data.jitter, "crop": profile.video.data.crop}
@@ -129,12 +150,23 @@ def make_task(profile: Profile, data: Path, tokenizer: Path, kind: str) -> Video
     return MultiStepTask(frozen, bins, profile.video.multi_step.horizon, device)
 
 
-def make_world_model(
-    folder: Path, profile: Profile, data: Path, tokenizer: Path, kind: str, steps: int | None = None
-) -> dict[str, Any]:
-    """Likelihood pre-training of a base world model from scratch (D)."""
+def make_world_model(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind: str) -> dict[str, Any]:
+    """``folder``/model: the ``single_step`` or ``multi_step`` base world model, released or pre-trained here (D).
+
+    With released weights a fresh one is trained for ``live_steps`` beside it (``folder``/live), for its curve.
+    """
     settings: VideoModel = getattr(profile.video, kind)
-    steps = settings.steps if steps is None else steps
+    if settings.start == "scratch":
+        return _pretrain(folder, profile, data, tokenizer, kind, settings.steps)
+    facts = take_released_video(kind, profile, folder)
+    if settings.live_steps:
+        facts["live"] = _pretrain(folder / "live", profile, data, tokenizer, kind, settings.live_steps)
+        shutil.rmtree(folder / "live" / "model", ignore_errors=True)
+    return facts
+
+
+def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind: str, steps: int) -> dict[str, Any]:
+    settings: VideoModel = getattr(profile.video, kind)
     episodes, task = open_episodes(profile, data), make_task(profile, data, tokenizer, kind)
     device = profile.torch_device()
     source = ClipSource(

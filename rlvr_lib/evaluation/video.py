@@ -1,0 +1,117 @@
+"""Table 3's base part: held-out segments, one sample each, scored frame by frame, beside rows that need no model (F).
+
+Per-segment scores go to ``<kind>.csv``; every number of the report can be recomputed from them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import LlamaForCausalLM
+
+from rlvr_lib.artifacts import atomic_write_text
+from rlvr_lib.evaluation.video_scores import moving, reference_predictions, segment_scores
+from rlvr_lib.profile import Profile
+from rlvr_lib.progress import say
+from rlvr_lib.tokens.video_task import VideoTask
+from rlvr_lib.training.video import KINDS, make_task, open_episodes
+from rlvr_lib.training.video_pretrain import predict_with_codes
+from rlvr_lib.worlds.perceptual import Perceptual, perceptual
+from rlvr_lib.worlds.video_clips import Clip, held_out_clips
+from rlvr_lib.worlds.video_metrics import repeats
+
+COOLER = 0.7
+CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
+
+
+def segments_of(profile: Profile, data: Path, task: VideoTask, most: int | None = None) -> list[Clip]:
+    """The fixed clip of every test episode (A.1), at most ``most``."""
+    wanted = profile.video.data.test_segments if most is None else most
+    return list(held_out_clips(open_episodes(profile, data), task.clip_frames, wanted, task.has_context))
+
+
+def evaluate_base(
+    folder: Path, profile: Profile, data: Path, tokenizers: dict[str, Path], models: dict[str, Path]
+) -> dict[str, Any]:
+    """Score both base world models and the reference rows; ``tokenizers`` and ``models`` map a kind to its stage."""
+    distance, facts = perceptual(profile.video.metric, profile.torch_device()), {}
+    for kind in KINDS:
+        task = make_task(profile, data, tokenizers[kind], kind)
+        model = load_world_model(models[kind], profile)
+        scores = evaluate_kind(model, task, segments_of(profile, data, task), profile, distance)
+        atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
+        facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
+    return {"metric": distance.name, **facts}
+
+
+def load_world_model(stage: Path, profile: Profile) -> LlamaForCausalLM:
+    """``stage``/model on the profile's device, in evaluation mode."""
+    return LlamaForCausalLM.from_pretrained(stage / "model").to(profile.torch_device()).eval()
+
+
+def evaluate_kind(
+    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], profile: Profile, distance: Perceptual
+) -> pd.DataFrame:
+    """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still."""
+    settings = profile.video.evaluation
+    truth, moves, rows = task.truth(clips), moving(clips, task), []
+
+    def add(name: str, frames: torch.Tensor, still: np.ndarray | None) -> None:
+        scores = segment_scores(truth, frames, distance)
+        repeated = [float("nan")] * len(clips) if still is None else still.astype(float)
+        rows.append(scores.assign(model=name, segment=range(len(clips)), moving=moves, repetition=repeated))
+        say(f"{task.layout.kind}, {name}: {distance.name} {scores[distance.name].mean():.4f}")
+
+    for name, frames in reference_predictions(task, clips).items():
+        add(name, frames, true_repeats(task, clips) if name == "tokenizer ceiling" else None)
+    for name, temperature in (
+        ("base", settings.temperature),
+        (f"base, temperature {COOLER}", COOLER),
+        ("base, greedy", 0),
+    ):
+        options = {"temperature": temperature, "top_k": settings.top_k, "batch": settings.batch}
+        frames, codes = predict_with_codes(model, task, clips, seed=profile.seed, **options)
+        add(name, frames, ends_still(task, clips, codes))
+    return pd.concat(rows, ignore_index=True)
+
+
+def ends_still(task: VideoTask, clips: Sequence[Clip], codes: torch.Tensor) -> np.ndarray:
+    """F.3: the last two predicted frames are equal, token by token; single-step: last history frame and prediction."""
+    if codes.shape[1] > 1:
+        return repeats(codes).cpu().numpy()
+    ids = task.encode(clips)
+    before = ids[:, task.layout.frame_at[-2]]
+    return repeats(torch.stack([before, codes[:, 0].cpu()], dim=1)).numpy()
+
+
+def true_repeats(task: VideoTask, clips: Sequence[Clip]) -> np.ndarray:
+    """Repetition of the true tokens (F.6): how often the tokenizer itself writes the last two frames alike."""
+    ids = task.encode(clips)
+    return repeats(ids[:, task.layout.frame_at[-2:]]).numpy()
+
+
+def code_counts(profile: Profile, data: Path, task: VideoTask) -> np.ndarray:
+    """How often each code of the frames (not of the context) is written on the test clips, int64 [codes]."""
+    ids = task.encode(segments_of(profile, data, task))
+    return torch.bincount(
+        task.layout.visual(ids[:, task.layout.frame_at]).flatten(), minlength=task.layout.codes
+    ).numpy()
+
+
+def ceiling_table(profile: Profile, data: Path, task: VideoTask) -> pd.DataFrame:
+    """Reconstruction against copying the last seen frame on test segments that move, with the changed pixels' error."""
+    distance, clips = perceptual(profile.video.metric, profile.torch_device()), segments_of(profile, data, task)
+    moves = moving(clips, task)
+    clips = [clip for clip, yes in zip(clips, moves, strict=True) if yes] or clips
+    truth, seen = task.truth(clips), task.last_seen(clips)[:, None]
+    changed = ((truth - seen).abs().amax(2, keepdim=True) > CHANGED).expand_as(truth)
+    rows = []
+    for name, frames in reference_predictions(task, clips).items():
+        scores = segment_scores(truth, frames, distance).mean()
+        error = (truth - frames.clamp(0, 1)).abs()[changed].mean()
+        facts = {"kind": task.layout.kind, "row": name, "segments": len(clips)}
+        rows.append({**facts, **scores.round(4).to_dict(), "mae on changed pixels": round(float(error), 4)})
+    return pd.DataFrame(rows)

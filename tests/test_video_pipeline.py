@@ -1,0 +1,80 @@
+"""The stages of the video part one after another at the smoke profile: data, tokenizers, models, scores, report."""
+
+import pytest
+import torch
+
+from rlvr_lib.artifacts import Stage, UserError, read_json
+from rlvr_lib.evaluation.video import evaluate_base, load_world_model, segments_of
+from rlvr_lib.profile import load_profile
+from rlvr_lib.report.video_tables import read_video_scores, table3
+from rlvr_lib.report.video_widgets import other_actions
+from rlvr_lib.training.video import KINDS, make_task, make_tokenizer, make_video_data, make_world_model, open_episodes
+
+TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return load_profile("smoke", overrides=f"runs_dir={tmp_path_factory.mktemp('runs')}")
+
+
+@pytest.fixture(scope="module")
+def stages(profile):
+    data = Stage(profile, "video_data").run(make_video_data, profile=profile)
+    found = {"data": data}
+    for kind, name in TOKENIZER.items():
+        stage = Stage(profile, f"video_{name}_tokenizer")
+        found[name] = stage.run(make_tokenizer, profile=profile, data=data, kind=name)
+        stage = Stage(profile, f"video_{kind}_base")
+        found[kind] = stage.run(make_world_model, profile=profile, data=data, tokenizer=found[name], kind=kind)
+    return found
+
+
+def test_splits_never_touch(profile, stages):
+    episodes = open_episodes(profile, stages["data"])
+    assert len(episodes.train) == 4 and len(episodes.test) == 2
+    frames = {name: episodes[name].frames.tobytes() for name in episodes.names}
+    assert not {frames[name] for name in episodes.train} & {frames[name] for name in episodes.test}
+
+
+def test_scores_of_every_row(profile, stages, tmp_path):
+    tokenizers = {kind: stages[name] for kind, name in TOKENIZER.items()}
+    facts = evaluate_base(tmp_path, profile, stages["data"], tokenizers, {kind: stages[kind] for kind in KINDS})
+    scores = {kind: read_video_scores(tmp_path / f"{kind}.csv") for kind in KINDS}
+    for frame in scores.values():
+        assert frame.groupby("model").size().eq(2).all() and frame["model"].nunique() == 6
+        assert frame[facts["metric"]].notna().all()
+    data = table3(scores, profile.seed, "").data
+    assert set(data["task"]) == set(KINDS) and (data["n"] == 2).all()
+
+
+def test_a_held_action_reaches_the_model(profile, stages):
+    """Another action after the history gives another prompt; the frames before it stay as they were."""
+    task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
+    model = load_world_model(stages["multi_step"], profile)
+    clip = segments_of(profile, stages["data"], task)[0]
+    frames = other_actions(model, task, clip, {"left": [1, 0, 0, 0], "right": [-1, 0, 0, 0]})
+    assert frames["left"].shape == frames["right"].shape == (7, 3, 64, 80)
+    assert torch.equal(clip.frames, segments_of(profile, stages["data"], task)[0].frames)
+
+
+def test_released_weights_are_refused_where_they_do_not_fit(profile, stages, tmp_path):
+    other = load_profile(
+        "smoke",
+        overrides=f"runs_dir={tmp_path} video.frame_tokenizer.start=released video.data.height=128",
+    )
+    with pytest.raises(UserError, match=r"video.frame_tokenizer.start=scratch|is missing"):
+        make_tokenizer(tmp_path, other, stages["data"], "frame")
+    public = load_profile(
+        "smoke", overrides=f"runs_dir={tmp_path} video.data.source=rt1 video.frame_tokenizer.start=released"
+    )
+    with pytest.raises(UserError, match="drawers only"):
+        make_tokenizer(tmp_path, public, stages["data"], "frame")
+    with pytest.raises(UserError, match=r"video\.data\.root"):
+        open_episodes(public, stages["data"])
+
+
+def test_a_checkpoint_folder_says_what_was_done(stages):
+    facts = read_json(stages["single_step"] / "done.json")["facts"]
+    assert facts["steps"] == 4 and facts["parameters"] > 0 and facts["validation_loss"] > 0
+    assert (stages["single_step"] / "model" / "model.safetensors").exists()
