@@ -34,7 +34,7 @@ def clip(frames: torch.Tensor) -> Clip:
 
 
 def frames_file(path, value: int, count: int = 2) -> None:
-    np.savez(path, image=np.full((count, 16, 16, 3), value, dtype=np.uint8))
+    np.savez(path, image=np.full((count, 32, 32, 3), value, dtype=np.uint8))
 
 
 def test_a_constant_error():
@@ -64,7 +64,7 @@ def test_folders(tmp_path, capsys):
     for name, value in (("truth", 0), ("prediction", 255)):
         (tmp_path / name / "b").mkdir()
         for place in range(3):
-            Image.fromarray(np.full((16, 16, 3), value, dtype=np.uint8)).save(tmp_path / name / "b" / f"{place}.png")
+            Image.fromarray(np.full((32, 32, 3), value, dtype=np.uint8)).save(tmp_path / name / "b" / f"{place}.png")
     scores = score_folders(tmp_path / "truth", tmp_path / "prediction", SQUARES)
     assert scores["mae"].to_dict() == pytest.approx({"a": 0.2, "b": 1.0})
     row = summary(scores).set_index("metric").loc["mae"]
@@ -86,6 +86,7 @@ def test_folders(tmp_path, capsys):
         (lambda folder: np.savez(folder / "a.npz", other=np.zeros(3)), "cannot be read as frames"),
         (lambda folder: np.savez(folder / "a.npz", image=np.zeros((2, 16, 16, 3))), "uint8"),
         (lambda folder: (folder / "a.npz").unlink(), "holds no segments"),
+        (lambda folder: np.savez(folder / "a.npz", image=np.zeros((2, 9, 40, 3), dtype=np.uint8)), "at least 32"),
     ],
 )
 def test_bad_folders_are_named(tmp_path, spoil, words):

@@ -23,6 +23,7 @@ from rlvr_lib.worlds.video_metrics import FRAME_METRICS
 from rlvr_lib.worlds.video_segments import to_float
 
 CHUNK = 32
+LEAST_SIDE = 32  # LPIPS halves a frame four times
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -128,4 +129,8 @@ def _read(path: Path) -> np.ndarray:
         raise UserError(f"{path} cannot be read as frames ({type(error).__name__}: {error})") from None
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise UserError(f"{path}: frames must be uint8 [K, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    if min(frames.shape[1:3]) < LEAST_SIDE:
+        raise UserError(
+            f"{path}: frames must be at least {LEAST_SIDE} pixels high and wide, not {list(frames.shape[1:3])}"
+        )
     return frames

@@ -4,6 +4,7 @@ Each of d scalars is squashed and rounded to one of ``levels[i]`` values; the in
 scalar running fastest (definition B.1). Always computed in float32, also under mixed precision.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ class FSQ(nn.Module):
             raise ValueError(f"levels: at least one, each at least 2, not {tuple(levels)}")
         self.levels = tuple(levels)
         sizes = torch.tensor(self.levels)
-        self.size = int(sizes.prod())
+        self.size = math.prod(self.levels)
         self.register_buffer("_basis", torch.cumprod(torch.tensor((1, *self.levels[:-1])), 0), persistent=False)
         self.register_buffer("_sizes", sizes, persistent=False)
 
