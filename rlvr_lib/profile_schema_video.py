@@ -38,6 +38,7 @@ class VisualTokenizer(Section):
     encoder_blocks: Count = Field(description="Residual blocks per encoder stage; spec B.2, B.3: 2.")
     decoder_blocks: Count = Field(description="Residual blocks per decoder stage; spec B.2: 2, B.3: 3.")
     latent: Count = Field(description="Channels of the latent; spec B.2, B.3: 64.")
+    norm_groups: Count = Field(description="Groups of the group normalisation; spec B.2: 32.")
     levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = Field(
         description="FSQ levels per scalar; spec B.1: 7, 5, 5, 5, 5."
     )
@@ -104,6 +105,8 @@ class Video(Section):
     def _possible(self) -> Self:
         for name, tokenizer in (("frame", self.frame_tokenizer), ("compressive", self.compressive_tokenizer)):
             factor = 2 ** (len(tokenizer.widths) - 1)
+            if any(width % tokenizer.norm_groups for width in tokenizer.widths):
+                raise ValueError(f"{name}_tokenizer.widths: must be multiples of norm_groups, {tokenizer.norm_groups}")
             for side in ("height", "width"):
                 if getattr(self.data, side) % factor:
                     raise ValueError(

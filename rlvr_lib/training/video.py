@@ -85,7 +85,7 @@ def new_tokenizer(profile: Profile, kind: str) -> FrameTokenizer | CompressiveTo
     sizes = {
         **{"height": video.data.height, "width": video.data.width, "widths": list(settings.widths)},
         **{"encoder_blocks": settings.encoder_blocks, "decoder_blocks": settings.decoder_blocks},
-        **{"latent": settings.latent, "levels": list(settings.levels)},
+        **{"latent": settings.latent, "levels": list(settings.levels), "groups": settings.norm_groups},
     }
     torch.manual_seed(profile.seed)
     if kind == "frame":

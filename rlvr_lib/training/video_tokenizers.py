@@ -89,13 +89,13 @@ class TokenizerTraining:
             l1 = sum(functional.l1_loss(again.float(), truth) for truth, again in pairs)
             distance = sum(self.perceptual(truth, again.float()).mean() for truth, again in pairs)
             loss = l1 + self.settings.perceptual_weight * distance
-            values = {"l1": float(l1), "perceptual": float(distance), "codes_used": len(index.unique())}
+            values = {"l1": l1.item(), "perceptual": distance.item(), "codes_used": len(index.unique())}
             if started and self.adversary is not None:
                 fooled = self.adversary(torch.cat([again for _, again in pairs])).float().mean()
                 loss = loss - self.settings.adversary_weight * fooled
-                values["fooled"] = float(fooled)
+                values["fooled"] = fooled.item()
         values["grad_norm"] = self._update(loss, self.tokenizer, self.optimiser, self.schedule)
-        return {**values, "loss": float(loss)}
+        return {**values, "loss": loss.item()}
 
     def _adversary_step(self, clips: Tensor) -> dict[str, float]:
         with self._autocast():
