@@ -26,6 +26,8 @@ VIDEO_PARTS = {
     "multi_step": LlamaForCausalLM,
 }
 
+VIDEO_STAGES = {part: f"video_{part}{'_base' if part.endswith('_step') else ''}" for part in VIDEO_PARTS}
+
 
 def released(part: str, profile: Profile) -> Path:
     """Folder of released weights (``base`` or ``sft``); they only fit the embedded games and the released size."""
@@ -80,12 +82,28 @@ def released_video(part: str, profile: Profile) -> Path:
     return folder
 
 
-def release_video(stage: Path, part: str, facts: dict[str, Any]) -> Path:
-    """Write ``stage``/model to data/weights in half precision with its manifest, bins and curve."""
+def release_video(profile: Profile, part: str) -> Path:
+    """Write a part trained with ``start: scratch`` to data/weights in half precision, with its manifest.
+
+    It holds what ``done.json`` says of the training (settings, seed, versions, hardware, seconds), the curve, the
+    hash of the episodes, and for world models the action ranges.
+    """
+    runs = Path(profile.runs_dir) / profile.name
+    stage, data = runs / VIDEO_STAGES[part], runs / "video_data"
+    done, episodes = read_json(stage / "done.json"), read_json(data / "episodes" / "manifest.json")
+    if "released" in done["facts"]:
+        raise UserError(f"{stage} holds released weights already; train it with --start scratch")
     folder = RELEASED_VIDEO / part
     VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
-    curve = MetricsLog(stage / "metrics.jsonl").read()
-    manifest = {**facts, "curve": curve, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
+    manifest = {
+        **{"part": part, "command": "rlvr reproduce --only 30-32 --start scratch", "profile": profile.name},
+        **{name: done[name] for name in ("seed", "settings", "seconds", "provenance", "facts")},
+        **{"height": episodes["height"], "width": episodes["width"], "renderer": episodes["renderer"]},
+        **{"episodes": episodes["episodes"], "episodes_sha256": episodes["sha256"]},
+        "action_bins": read_json(data / "action_bins.json"),
+        "curve": MetricsLog(stage / "metrics.jsonl").read(),
+    }
+    manifest |= {"sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
     atomic_write_json(folder / "manifest.json", manifest)
     return folder
 

@@ -116,7 +116,7 @@ class TokenizerTraining:
         norm = nn.utils.clip_grad_norm_(model.parameters(), self.settings.grad_clip)
         if not torch.isfinite(norm):
             raise UserError(
-                f"{self.label}: the loss is {float(loss)} at iteration {self.iteration}: lower the learning_rate"
+                f"{self.label}: the loss is {loss.item()} at iteration {self.iteration}: lower the learning_rate"
             )
         optimiser.step()
         schedule.step()
