@@ -230,19 +230,19 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
     ]
 
 
-def export_reference(profile: "Profile") -> Path:
-    """Copy a finished report (pages, claims, tables, PNG figures) and its per-case scores to reports/reference.
+def export_reference(profile: "Profile", name: str = "reference") -> Path:
+    """Copy a finished report (pages, claims, tables, PNG figures) and its per-case scores to reports/``name``.
 
     Replaces what a former export left there. UserError when there is no report, or it is a smoke run.
     """
     source, runs = report_folder(profile), runs_folder(profile)
-    target = Path(profile.reports_dir) / "reference"
+    target = Path(profile.reports_dir) / name
     if not (source / "report.html").exists():
         raise UserError(f"{source}/report.html does not exist; run rlvr reproduce --profile {profile.name} first")
     if profile.name == "smoke":
         raise UserError("a smoke run's numbers mean nothing; export another profile's report")
-    for name in ("tables", "figures", "scores"):
-        shutil.rmtree(target / name, ignore_errors=True)
+    for part in ("tables", "figures", "scores"):
+        shutil.rmtree(target / part, ignore_errors=True)
     chosen = [source / name for name in ("report.html", "report.md", "claims.csv")]
     chosen += [*sorted(source.glob("tables/*")), *sorted(source.glob("figures/*.png"))]
     for path in chosen:
