@@ -30,7 +30,7 @@ from rlvr_lib.report.stages import (
 )
 from rlvr_lib.report.tables import per_game, table1
 from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
-from rlvr_lib.training.released import curve_of
+from rlvr_lib.training.released import VIDEO_PARTS, curve_of
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
@@ -133,9 +133,10 @@ def _displayed(parts: list[Markup]) -> Any:
 def weights_text(stages: list[StageRecord]) -> str:
     """Which way the run went, model by model: from released weights, or trained from scratch."""
     words = {"released": "from the released weights", "scratch": "trained from scratch"}
-    parts = {"base": "text_game.pretrain.start", "SFT": "text_game.sft.start"}
+    parts = {"text-game base": "text_game.pretrain.start", "text-game SFT": "text_game.sft.start"}
+    parts |= {f"video {part.replace('_', ' ')}": f"video.{part}.start" for part in VIDEO_PARTS}
     found = {label: setting(stages, dotted) for label, dotted in parts.items()}
-    texts = [f"text-game {label} {words.get(str(start), start)}" for label, start in found.items() if start]
+    texts = [f"{label} {words.get(str(start), start)}" for label, start in found.items() if start]
     return ", ".join(texts) or "not recorded yet"
 
 
