@@ -133,7 +133,8 @@ class TokenizerTraining:
         return optimiser, schedule
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+        """bfloat16, on a CPU as well: measured twice as fast on cores that have it (docs/tried.md)."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _validate(self, log: MetricsLog) -> dict[str, float]:
         if self.validate is None:
