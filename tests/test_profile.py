@@ -50,11 +50,45 @@ PAPER = {
     "evaluation.temperature": 1.0,
 }
 
+VIDEO_PAPER = {
+    "data.test_every": 100, "data.test_segments": 873, "data.height": 256, "data.width": 320, "data.jitter": True,
+    "metric": "vgg", "dynamics_patch": 4, "attention_heads": 4,
+    "frame_tokenizer.widths": [128, 256, 256, 512, 768], "frame_tokenizer.decoder_blocks": 2,
+    "compressive_tokenizer.widths": [128, 256, 256, 512], "compressive_tokenizer.decoder_blocks": 3,
+    **{
+        f"{tokenizer}_tokenizer.{key}": value
+        for tokenizer in ("frame", "compressive")
+        for key, value in {
+            "levels": [7, 5, 5, 5, 5], "latent": 64, "norm_groups": 32, "encoder_blocks": 2, "iterations": 600_000,
+            "clips": 16, "clip_frames": 8, "learning_rate": 5e-4, "betas": (0.9, 0.999), "warmup": 5000,
+            "grad_clip": 1.0, "perceptual_weight": 1.0, "adversary_weight": 0.1, "adversary_start": 10_000,
+            "penalty_weight": 10.0,
+        }.items()
+    },
+    **{
+        f"{kind}.{key}": value
+        for kind in ("single_step", "multi_step")
+        for key, value in {
+            "hidden": 768, "layers": 12, "heads": 12, "intermediate": 3072, "batch": 32, "learning_rate": 5e-5,
+            "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 5000, "grad_clip": 1.0, "schedule": "constant",
+            "evaluate_every": 5000, "save_every": 10_000,
+        }.items()
+    },
+    "single_step.steps": 990_000, "single_step.context": 4, "single_step.horizon": 1,
+    "multi_step.steps": 450_000, "multi_step.context": 1, "multi_step.horizon": 7,
+    "evaluation.temperature": 1.0, "evaluation.top_k": 100,
+}  # fmt: skip
+
 
 def at(section: object, place: str) -> object:
     for part in place.split("."):
         section = getattr(section, part)
     return section
+
+
+@pytest.mark.parametrize(("place", "value"), VIDEO_PAPER.items())
+def test_the_papers_video_numbers(place, value):
+    assert at(load_profile("paper").video, place) == value
 
 
 @pytest.mark.parametrize(("place", "value"), PAPER.items())

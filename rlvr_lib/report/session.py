@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from transformers.utils.logging import disable_progress_bar
 
 from rlvr_lib.artifacts import Stage, provenance
 from rlvr_lib.profile import Profile, load_profile
@@ -20,6 +21,7 @@ def open_notebook(profile: str, seed: str | int = "", overrides: str = "") -> Pr
     style()
     # transformers and trl announce renamed options to each other; the versions are pinned, so readers need not see it
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    disable_progress_bar()  # of loading and saving weights: a second each; our own bars stay
     facts = provenance(threads=loaded.threads)
     hardware, versions = facts["hardware"], facts["versions"]
     shown = ("torch", "transformers", "trl", "peft")
