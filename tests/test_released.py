@@ -10,10 +10,14 @@ from transformers import AutoModelForCausalLM
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.text_games import answer_all, score_cases
 from rlvr_lib.profile import load_profile
+from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.text_game_task import TextGameTask, compact_prompt
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training import released
+from rlvr_lib.worlds.drawers import DrawerScene, Recording, record_episode
+from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.text_game_data import crawl_transitions
+from rlvr_lib.worlds.video_segments import to_float
 
 LAPTOP = load_profile("laptop")
 
@@ -70,5 +74,50 @@ def test_manifests_hold_settings_that_the_profile_still_has():
         manifest = json.loads((released.RELEASED / part / "manifest.json").read_text())
         now = LAPTOP.config_of(["text_game.model", key])
         assert manifest["settings"]["text_game.model"] == now["text_game.model"]
-        told = {name: value for name, value in manifest["settings"][key].items() if name != "start"}
-        assert told == {name: value for name, value in now[key].items() if name != "start"}
+        assert trained(manifest["settings"][key]) == trained(now[key])
+
+
+def trained(settings: dict) -> dict:
+    """Settings that decide about trained weights: not where a run starts, nor how long it trains for show."""
+    return {key: value for key, value in settings.items() if key != "start" and not key.startswith("live_")}
+
+
+@pytest.mark.parametrize("part", released.VIDEO_PARTS)
+def test_released_video_weights_load_and_fit_the_profile(part, tmp_path):
+    folder = released.released_video(part, LAPTOP)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert trained(manifest["settings"][f"video.{part}"]) == trained(
+        LAPTOP.config_of([f"video.{part}"])[f"video.{part}"]
+    )
+    assert manifest["episodes"] == LAPTOP.video.data.episodes and manifest["curve"]
+    released.take_released_video(part, LAPTOP, tmp_path)
+    model = released.VIDEO_PARTS[part].from_pretrained(tmp_path / "model")
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    assert (folder / "model.safetensors").stat().st_size < 16 * 2**20
+
+
+def test_released_video_weights_are_refused_elsewhere(tmp_path, monkeypatch):
+    for setting, words in (("video.data.source=rt1", "drawers only"), ("video.data.height=128", "frames of 64 x 80")):
+        with pytest.raises(UserError, match=words):
+            released.released_video("frame_tokenizer", load_profile("laptop", overrides=setting))
+    monkeypatch.setattr(released, "RELEASED_VIDEO", tmp_path)
+    with pytest.raises(UserError, match="is missing"):
+        released.released_video("frame_tokenizer", LAPTOP)
+
+
+def test_the_released_tokenizers_keep_what_moves():
+    """On a fresh drawer episode: reconstructions are nearer to the truth than the frame before, where pixels change."""
+    if (
+        choose_renderer("auto")
+        != json.loads((released.RELEASED_VIDEO / "frame_tokenizer" / "manifest.json").read_text())["renderer"]
+    ):
+        pytest.skip("the released weights know the other renderer's pictures")
+    scene = DrawerScene("drawer-open", Recording(seed=0, renderer=choose_renderer("auto")))
+    frames = to_float(record_episode(scene, "expert", (12345,)).frames)
+    scene.close()
+    tokenizer = FrameTokenizer.from_pretrained(released.RELEASED_VIDEO / "frame_tokenizer").float().eval()
+    with torch.no_grad():
+        again = tokenizer.decode(tokenizer.encode(frames)).clamp(0, 1)
+    changed = (frames[1:] - frames[:-1]).abs().amax(1, keepdim=True).expand_as(frames[1:]) > 0.05
+    kept, copied = ((frames[1:] - other).abs()[changed].mean() for other in (again[1:], frames[:-1]))
+    assert kept < 0.6 * copied
