@@ -169,11 +169,23 @@ def _video_tables(report: Report, runs: Path) -> list[Table]:
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
         f"One sample per segment: temperature {setting([stage], 'video.evaluation.temperature')}, "
         f"top-k {setting([stage], 'video.evaluation.top_k')}, unless a row says otherwise.",
+        _updates_text(report),
         "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on RT-1; not comparable.",
         provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",
     ]
     scores = {kind: read_video_scores(path) for kind, path in paths.items()}
     return [table3(scores, report.seed, " ".join(words))]
+
+
+def _updates_text(report: Report) -> str:
+    """How long the base models were trained; the paper's took 990 000 and 450 000 updates."""
+    words = []
+    for kind in TITLES:
+        stage = next((stage for stage in report.stages if stage.name == f"video_{kind}_base"), None)
+        facts = dict(stage.facts) if stage else {}
+        steps = facts.get("steps") or facts.get("manifest", {}).get("facts", {}).get("steps")
+        words.append(f"{kind.replace('_', '-')} {steps or 'an unknown number of'}")
+    return f"Likelihood updates: {', '.join(words)} (paper: 990 000 and 450 000)."
 
 
 def table_caption(report: Report, stage: StageRecord) -> str:
