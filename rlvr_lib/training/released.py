@@ -95,6 +95,7 @@ def release_video(profile: Profile, part: str) -> Path:
         raise UserError(f"{stage} holds released weights already; train it with --start scratch")
     folder = RELEASED_VIDEO / part
     VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # the hub's empty card; data/README.md holds ours
     manifest = {
         **{"part": part, "command": "rlvr reproduce --only 30-32 --start scratch", "profile": profile.name},
         **{name: done[name] for name in ("seed", "settings", "seconds", "provenance", "facts")},
