@@ -181,7 +181,7 @@ def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind:
     if profile.video.data.jitter:
         train: Any = OnlineSequences(task, source, count, profile.seed)
     else:
-        stored = min(STORED, count)
+        stored = max(1, min(STORED, count // 2))
         say(f"{kind}: {stored} sequences are tokenised once (no colour jitter; the paper tokenises on line)")
         train = StoredSequences(task, store_sequences(task, source, stored, profile.seed), count, profile.seed)
     size = Size(settings.hidden, settings.layers, settings.heads, settings.intermediate)

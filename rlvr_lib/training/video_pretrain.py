@@ -179,7 +179,7 @@ def pretrain(
         eval_steps=every,
         save_steps=min(settings.save_every, steps),
         save_total_limit=2,
-        bf16=not cpu,
+        bf16=True,
         use_cpu=cpu,
         seed=seed,
         data_seed=seed,
