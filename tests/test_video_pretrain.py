@@ -12,6 +12,7 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask
 from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.video_pretrain import (
+    FrameSequences,
     OnlineSequences,
     StoredSequences,
     predict_with_codes,
@@ -82,6 +83,17 @@ def test_a_clip_becomes_the_sequence_of_its_frames_and_actions(task, episodes):
     assert decoded.shape == task.truth(clips).shape
     if not task.has_context:
         torch.testing.assert_close(decoded[:, 0], task.tokenizer.decode(codes[:, -1]))
+
+
+def test_frames_tokenised_once_give_the_items_of_the_on_line_way(task, episodes):
+    if task.has_context:
+        return  # a frame's codes depend on the context frame there
+    source = ClipSource(episodes, episodes.train, task.clip_frames, whole_only=True)
+    slow, fast = OnlineSequences(task, source, 20, 5), FrameSequences(task, source, 20, 5)
+    for item in range(20):
+        assert torch.equal(slow[item]["input_ids"], fast[item]["input_ids"])
+        assert torch.equal(slow[item]["labels"], fast[item]["labels"])
+    assert len({tuple(fast[item]["input_ids"].tolist()) for item in range(20)}) > 10
 
 
 def test_greedy_sampling_agrees_with_the_slow_way(task, episodes):

@@ -21,7 +21,7 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.released import released_video, take_released_video
-from rlvr_lib.training.video_pretrain import OnlineSequences, StoredSequences, pretrain, store_sequences
+from rlvr_lib.training.video_pretrain import FrameSequences, OnlineSequences, StoredSequences, pretrain, store_sequences
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
 from rlvr_lib.worlds.drawers import record_set, recording_for
 from rlvr_lib.worlds.perceptual import perceptual
@@ -180,6 +180,8 @@ def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind:
     count = steps * settings.batch
     if profile.video.data.jitter:
         train: Any = OnlineSequences(task, source, count, profile.seed)
+    elif isinstance(task, SingleStepTask):
+        train = FrameSequences(task, source, count, profile.seed)
     else:
         stored = max(1, min(STORED, count // 2))
         say(f"{kind}: {stored} sequences are tokenised once (no colour jitter; the paper tokenises on line)")

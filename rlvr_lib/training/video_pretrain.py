@@ -1,8 +1,9 @@
 """Likelihood pre-training of the video world models with transformers' ``Trainer`` (D).
 
 Item i of the training data is drawn from (seed, i), so that the order is fixed and a resumed run goes on with the items
-that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter; without
-jitter a fixed store of sequences is tokenised once, which costs less than half (a departure, said aloud).
+that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter. Without jitter
+the single-step model's frames are tokenised once, which gives the same items, and the multi-step model gets a fixed store of
+sequences (its codes depend on the context frame), which costs less than half: a departure, said aloud.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +18,12 @@ from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainerCall
 
 from rlvr_lib.profile_schema_video import VideoModel
 from rlvr_lib.progress import say, track
-from rlvr_lib.tokens.video_task import VideoTask
+from rlvr_lib.tokens.video_task import SingleStepTask, VideoTask
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import LogToFile
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.video_clips import Clip, ClipSource
+from rlvr_lib.worlds.video_segments import to_float
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,6 +39,28 @@ class OnlineSequences(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         ids = self.task.encode([self.source.draw(np.random.default_rng((self.seed, index)))])
+        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids)[0]}
+
+
+class FrameSequences(Dataset):
+    """The items of :class:`OnlineSequences` from codes of whole episodes, each frame tokenised once.
+
+    The same wherever a frame's codes do not depend on the clip: single-step sequences without colour jitter.
+    """
+
+    def __init__(self, task: SingleStepTask, source: ClipSource, length: int, seed: int):
+        self.task, self.source, self.length, self.seed = task, source, length, seed
+        self.codes: dict[str, Tensor] = {}
+        for name in track(source.names, label=f"tokenising frames ({task.layout.kind})", unit="episodes"):
+            self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        name, segment = self.source.pick(np.random.default_rng((self.seed, index)))
+        bins = torch.from_numpy(self.task.bins.to_bins(self.source.episode(name).actions[segment.indices]))
+        ids = self.task.layout.encode(self.codes[name][segment.indices].long()[None], bins[None])
         return {"input_ids": ids[0], "labels": self.task.layout.labels(ids)[0]}
 
 

@@ -48,11 +48,16 @@ class ClipSource:
 
     def draw(self, rng: np.random.Generator) -> Clip:
         """One random clip; ``whole_only`` draws again if an episode is too short (pre-training), else it is padded."""
+        name, segment = self.pick(rng)
+        return self._cut(self.episode(name), segment, rng)
+
+    def pick(self, rng: np.random.Generator) -> tuple[str, Segment]:
+        """The episode and the segment that :meth:`draw` would cut."""
         for _ in range(1000):
-            episode = self._episode(self.names[int(rng.integers(len(self.names)))])
-            if len(episode) >= self.length or not self.whole_only:
-                segment = training_segment(len(episode), self.length, rng, self.context)
-                return self._cut(episode, segment, rng)
+            name = self.names[int(rng.integers(len(self.names)))]
+            frames = len(self.episode(name))
+            if frames >= self.length or not self.whole_only:
+                return name, training_segment(frames, self.length, rng, self.context)
         raise UserError(f"{self.episodes.folder}: no episode has {self.length} frames")
 
     def __call__(self, rng: np.random.Generator, number: int) -> Tensor:
@@ -69,7 +74,8 @@ class ClipSource:
             frames = Jitter.draw(rng)(frames)
         return Clip(frames, clip.actions)
 
-    def _episode(self, name: str) -> Episode:
+    def episode(self, name: str) -> Episode:
+        """An episode, kept in memory while there is room."""
         if name in self._kept:
             return self._kept[name]
         episode = self.episodes[name]
