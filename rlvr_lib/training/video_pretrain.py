@@ -1,9 +1,9 @@
 """Likelihood pre-training of the video world models with transformers' ``Trainer`` (D).
 
 Item i of the training data is drawn from (seed, i), so that the order is fixed and a resumed run goes on with the items
-that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter. Without jitter
-the single-step model's frames are tokenised once, which gives the same items, and the multi-step model gets a fixed store of
-sequences (its codes depend on the context frame), which costs less than half: a departure, said aloud.
+that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter. Without
+jitter the single-step model's frames are tokenised once, which gives the same items, and the multi-step model gets a
+fixed store of sequences (its codes depend on the context frame), which costs less than half: a departure, said aloud.
 """
 
 from collections.abc import Callable, Sequence
