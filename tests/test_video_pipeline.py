@@ -54,6 +54,7 @@ def test_a_held_action_reaches_the_model(profile, stages):
     model = load_world_model(stages["multi_step"], profile)
     clip = segments_of(profile, stages["data"], task)[0]
     frames = other_actions(model, task, clip, {"left": [1, 0, 0, 0], "right": [-1, 0, 0, 0]})
+    assert not torch.equal(frames["left"], frames["right"])
     assert frames["left"].shape == frames["right"].shape == (7, 3, 64, 80)
     assert torch.equal(clip.frames, segments_of(profile, stages["data"], task)[0].frames)
 

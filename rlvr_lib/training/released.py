@@ -82,8 +82,8 @@ def released_video(part: str, profile: Profile) -> Path:
     return folder
 
 
-def release_video(profile: Profile, part: str) -> Path:
-    """Write a part trained with ``start: scratch`` to data/weights in half precision, with its manifest.
+def release_video(profile: Profile, part: str, command: str) -> Path:
+    """Write a part trained with ``start: scratch`` to data/weights in half precision; ``command`` is what was run.
 
     It holds what ``done.json`` says of the training (settings, seed, versions, hardware, seconds), the curve, the
     hash of the episodes, and for world models the action ranges.
@@ -97,7 +97,7 @@ def release_video(profile: Profile, part: str) -> Path:
     VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the hub's empty card; data/README.md holds ours
     manifest = {
-        **{"part": part, "command": "rlvr reproduce --only 30-32 --start scratch", "profile": profile.name},
+        **{"part": part, "command": command, "profile": profile.name},
         **{name: done[name] for name in ("seed", "settings", "seconds", "provenance", "facts")},
         **{"height": episodes["height"], "width": episodes["width"], "renderer": episodes["renderer"]},
         **{"episodes": episodes["episodes"], "episodes_sha256": episodes["sha256"]},
