@@ -42,6 +42,9 @@ class TextGameData(Section):
     )
     layouts_validation: Count = Field(description="The same for validation. Our choice.")
     layouts_test: Count = Field(description="The same for the test sets. Our choice.")
+    first_layout_test: Whole = Field(
+        description="Number of the first test layout: earlier ones served to choose settings. Our choice."
+    )
     test_cases: Count = Field(description="Test transitions evaluated; spec A.2: 2 954.")
     held_out_cases: Whole = Field(
         description="Test transitions from games never seen in training (embedded games only). Our choice."

@@ -100,6 +100,9 @@ def test_splits_never_touch(profile, data):
     assert {case.game for case in cases["held_out"]} == set(HELD_OUT)
     assert set(TRAINING_GAMES).isdisjoint(HELD_OUT)
     assert {case.game for name in keys if name != "held_out" for case in cases[name]} <= set(TRAINING_GAMES)
+    looked_at = crawl_transitions("test", profile.text_game.data.first_layout_test, (*TRAINING_GAMES, *HELD_OUT))
+    assert (keys["test"] | keys["held_out"]).isdisjoint(question_key(item) for item in looked_at)
+    assert profile.text_game.data.first_layout_test > 0
     learnt = {tuple(sample.case_id.split("/")[:2]) for sample in read_sft_samples(data / "sft.jsonl")}
     for name in ("validation", "test", "held_out", "pool_changed", "pool_unchanged"):
         assert learnt.isdisjoint(tuple(case.case_id.split("/")[:2]) for case in cases[name]), name

@@ -78,7 +78,8 @@ def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
     """Cases by name for the embedded games; no test, held_out or validation question occurs in a training layout.
 
     ``rlvr`` comes from layouts that neither the base corpus nor the teacher's questions know: a model that knows its
-    training layouts by heart errs there in other ways than on new ones, and RLVR should mend the latter.
+    training layouts by heart errs there in other ways than on new ones, and RLVR should mend the latter. Test layouts
+    before ``first_layout_test`` were looked at while settings were chosen; their questions stay out too.
     """
     settings, layouts = profile.text_game.data, profile.text_game.pretrain.layouts
     layouts = max(layouts, settings.layouts_train)
@@ -101,8 +102,12 @@ def embedded_splits(profile: Profile) -> dict[str, list[TextTransition]]:
         ("test", "test", settings.test_cases, TRAINING_GAMES),
         ("held_out", "test", settings.held_out_cases, HELD_OUT),
     ):
-        crawled = list(crawl_transitions(split, getattr(settings, f"layouts_{split}"), games))
-        cases = draw_cases(crawled, number, settings.changed_share, profile.seed, is_changed, frozenset(seen))
+        first = settings.first_layout_test if split == "test" else 0
+        looked_at = {question_key(item) for item in crawl_transitions(split, first, games)}
+        crawled = list(crawl_transitions(split, getattr(settings, f"layouts_{split}"), games, first))
+        cases = draw_cases(
+            crawled, number, settings.changed_share, profile.seed, is_changed, frozenset(seen | looked_at)
+        )
         say(f"{name}: {len(cases)} cases drawn from {len(crawled)} tries of layouts never trained on")
         splits[name] = cases
         if name == "validation":

@@ -16,9 +16,10 @@ from rlvr_lib.worlds.transitions import GameState, TextTransition
 Changed = Callable[[GameState, GameState], bool]
 
 
-def crawl_transitions(split: str, layouts: int, games: tuple[str, ...]) -> Iterator[TextTransition]:
-    """All transitions of a split's layouts (lazily: the whole training crawl may be large)."""
-    return (TextTransition.from_record(record) for record in crawl_split(split, range(layouts), games))
+def crawl_transitions(split: str, layouts: int, games: tuple[str, ...], first: int = 0) -> Iterator[TextTransition]:
+    """All transitions of ``layouts`` layouts of a split, from number ``first`` on (lazily: a crawl may be large)."""
+    numbers = range(first, first + layouts)
+    return (TextTransition.from_record(record) for record in crawl_split(split, numbers, games))
 
 
 def question_key(transition: TextTransition) -> bytes:
