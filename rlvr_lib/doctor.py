@@ -14,6 +14,7 @@ from tabulate import tabulate
 from rlvr_lib.artifacts import ROOT
 from rlvr_lib.profile import Profile, load_profile, profile_names
 from rlvr_lib.provenance import hardware, usable_cores
+from rlvr_lib.worlds.renderers import choose_renderer
 
 TRUNKS = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -44,7 +45,7 @@ def doctor_text(network: bool = False) -> str:
 
 def findings(network: bool = False) -> list[Finding]:
     """Everything that was looked at, in order."""
-    return [*_hardware(), _browser(), _perceptual_metric(), _shared_data(), _hub(network)]
+    return [*_hardware(), _renderer(), _browser(), _perceptual_metric(), _shared_data(), _hub(network)]
 
 
 def _hardware() -> list[Finding]:
@@ -63,6 +64,13 @@ def gpu_memory() -> float:
     """GiB of the largest GPU; 0 without one."""
     count = torch.cuda.device_count()
     return max((torch.cuda.get_device_properties(index).total_memory / 2**30 for index in range(count)), default=0.0)
+
+
+def _renderer() -> Finding:
+    if choose_renderer() == "egl":
+        return Finding("EGL", True, "draws the robot videos")
+    advice = "robot videos come from a ray caster (flat colours, no shadows); apt install libegl1 libgl1-mesa-dri"
+    return Finding("EGL", False, advice)
 
 
 def _browser() -> Finding:
@@ -134,6 +142,11 @@ def missing(profile: Profile) -> list[str]:
         lacks.append("the ByteSized32 files (set text_game.data.root or RLVR_SHARED_DATA)")
     if game.teacher.kind == "endpoint":
         lacks.append(f"a key for {game.teacher.base_url} (not checked)")
+    video = profile.video
+    if video.data.source == "rt1" and not Path(video.data.root or "unset").expanduser().is_dir():
+        lacks.append("RT-1 episodes (rlvr convert-rt1, then set video.data.root)")
+    if video.metric not in trunks_found():
+        lacks.append(f"the {video.metric} trunk of LPIPS ({TRUNKS[video.metric]})")
     return lacks
 
 

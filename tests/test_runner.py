@@ -219,6 +219,10 @@ def test_doctor_says_what_is_there_and_what_is_missed(monkeypatch, tmp_path):
     assert "squeeze (RLVR_SHARED_DATA)" in text and "not tried" in text
     assert any("ByteSized32" in lack for lack in missing(load_profile("paper")))
     assert not any("GPU" in lack for lack in missing(load_profile("laptop")))
+    assert any("convert-rt1" in lack for lack in missing(load_profile("paper")))
+    assert any("vgg trunk" in lack for lack in missing(load_profile("paper")))
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    assert "ray caster" in doctor_text()
 
 
 def test_make_finds_python_or_says_so(tmp_path):

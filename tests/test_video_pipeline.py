@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlvr_lib.artifacts import Stage, UserError, read_json
-from rlvr_lib.evaluation.video import evaluate_base, load_world_model, segments_of
+from rlvr_lib.evaluation.video import evaluate_base, liveliest_clip, load_world_model, segments_of
 from rlvr_lib.profile import load_profile
 from rlvr_lib.report.video_tables import read_video_scores, table3
 from rlvr_lib.report.video_widgets import other_actions
@@ -46,6 +46,24 @@ def test_scores_of_every_row(profile, stages, tmp_path):
         assert frame[facts["metric"]].notna().all()
     data = table3(scores, profile.seed, "").data
     assert set(data["task"]) == set(KINDS) and (data["n"] == 2).all()
+
+
+def test_the_liveliest_clip_is_held_out_and_changes_most(profile, stages):
+    task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
+    episodes = open_episodes(profile, stages["data"])
+    tasks = {episodes[name].facts["task"] for name in episodes.test}
+    for wanted in ({"task": sorted(tasks)[0]}, {"task": "no such task"}):
+        names = [name for name in episodes.test if episodes[name].facts["task"] == wanted["task"]] or episodes.test
+        changes = {}
+        for name in names:  # the slow way, in whole numbers
+            frames = episodes[name].frames.astype(int)
+            for start in range(len(frames) - task.clip_frames + 1):
+                changes[name, start] = abs(frames[start + task.clip_frames - 1] - frames[start]).mean()
+        name, start = max(changes, key=changes.get)
+        clip = liveliest_clip(profile, stages["data"], task, wanted)
+        assert clip.frames.shape[0] == task.clip_frames + 1
+        shown = (clip.frames[1:].movedim(1, -1) * 255).round().numpy().astype("uint8")
+        assert (shown == episodes[name].frames[start : start + task.clip_frames]).all()
 
 
 def test_a_held_action_reaches_the_model(profile, stages):

@@ -20,8 +20,9 @@ from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.video import KINDS, make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict_with_codes
 from rlvr_lib.worlds.perceptual import Perceptual, perceptual
-from rlvr_lib.worlds.video_clips import Clip, held_out_clips
+from rlvr_lib.worlds.video_clips import Clip, cut, held_out_clips
 from rlvr_lib.worlds.video_metrics import repeats
+from rlvr_lib.worlds.video_segments import Segment, to_float
 
 COOLER = 0.7
 CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
@@ -31,6 +32,25 @@ def segments_of(profile: Profile, data: Path, task: VideoTask, most: int | None 
     """The fixed clip of every test episode (A.1), at most ``most``."""
     wanted = profile.video.data.test_segments if most is None else most
     return list(held_out_clips(open_episodes(profile, data), task.clip_frames, wanted, task.has_context))
+
+
+def liveliest_clip(profile: Profile, data: Path, task: VideoTask, facts: dict[str, Any]) -> Clip:
+    """The clip in which most changes from first to last frame, among test episodes with these facts (or all).
+
+    For looking at, never for a table: ``{"task": "drawer-open", "success": True}`` shows a drawer opening.
+    """
+    episodes, length = open_episodes(profile, data), task.clip_frames
+    tested = [episodes[name] for name in episodes.test]
+    alike = [episode for episode in tested if all(episode.facts.get(name) == value for name, value in facts.items())]
+    best, most = None, -1.0
+    for episode in alike or tested:
+        frames = to_float(episode.frames)
+        change = (frames[length - 1 :] - frames[: len(frames) - length + 1]).abs().mean((1, 2, 3))
+        if len(change) and float(change.max()) > most:
+            most, start = float(change.max()), int(change.argmax())
+            context = max(start - length, 0) if task.has_context else None
+            best = cut(episode, Segment(np.arange(start, start + length), context))
+    return best or segments_of(profile, data, task, 1)[0]
 
 
 def evaluate_base(

@@ -38,16 +38,22 @@ def choose_renderer(wish: str = "auto") -> str:
         raise UserError(f"renderer: {wish!r} is none of auto, {', '.join(RENDERERS)}")
     if wish == "rays" or (wish == "auto" and os.environ.get("MUJOCO_GL") == "disable"):
         return "rays"
-    probe = subprocess.run(
-        [sys.executable, "-c", _PROBE], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, timeout=120
-    )
-    if probe.returncode == 0:
+    if _egl_opens():
         return "egl"
     if wish == "egl":
         raise UserError(
             "renderer: EGL does not open here (Debian: apt install libegl1 libgl1-mesa-dri); use rays or auto"
         )
     return "rays"
+
+
+def _egl_opens() -> bool:
+    environment = {**os.environ, "MUJOCO_GL": "egl"}
+    try:
+        probe = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
 
 
 def prepare(renderer: str) -> None:
