@@ -109,6 +109,63 @@ def test_each_sampled_token_is_the_plain_models_under_the_same_random_number(top
         assert found.ended[row] or len(completion) == length
 
 
+def given_ids(count, length, columns, seed=5):
+    """(count, length): random ids in these columns, -1 elsewhere."""
+    ids = torch.full((count, length), -1)
+    ids[:, columns] = torch.randint(1, EOS, (count, len(columns)), generator=torch.Generator().manual_seed(seed))
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("columns", [[3], [4, 5, 6, 11, 12], [1, 2, 18, 19]])
+def test_given_ids_are_put_in_and_the_rest_is_greedy_around_them(kind, columns):
+    model, rows, length = tiny(kind, dtype=torch.float64), prompts(), 20
+    given = given_ids(len(rows), length, columns)
+    passes = []
+    forward = model.forward
+    model.forward = lambda input_ids, **rest: (passes.append(input_ids.shape[1]), forward(input_ids, **rest))[1]
+    found = sample(model, rows, 2, length, None, PAD, greedy=True, given=given, max_rows=6)
+    model.forward = forward
+    for row, completion in enumerate(found.completions):
+        prompt = rows[row // 2]
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.where(given[row // 2] >= 0, given[row // 2], logits.argmax(-1))
+        assert completion == expected.tolist()
+    batches = 3  # of three, three and one prompts; the last sampled id of each is never fed
+    last = max(set(range(length)) - set(columns))
+    assert found.decode_steps == batches * sum(column not in columns for column in range(last))
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_numbers_from_outside_decide_and_top_k_cuts(top_k):
+    """Float64, teacher forced, with given ids in between and rows that end."""
+    model, rows, length = tiny(eos_weight=0.5, dtype=torch.float64), prompts(), 24
+    given = given_ids(len(rows), length, [6, 7, 15])
+    uniforms = torch.rand(len(rows), 3, length, generator=torch.Generator().manual_seed(1))
+    found = sample(model, rows, 3, length, EOS, PAD, given=given, uniforms=uniforms, top_k=top_k, max_rows=9)
+    assert any(found.ended) and not all(found.ended)
+    for row, completion in enumerate(found.completions):
+        prompt = rows[row // 3]
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].detach()
+        for step, token in enumerate(completion):
+            known = int(given[row // 3, step])
+            if known >= 0:
+                assert token == known
+                continue
+            p = logits[step].softmax(-1)
+            if top_k:
+                p[p.argsort(descending=True)[top_k:]] = 0
+            before, after = p[:token].sum() / p.sum(), p[: token + 1].sum() / p.sum()
+            assert p[token] > 0 and before - 1e-5 <= uniforms[row // 3, row % 3, step] <= after + 1e-5
+
+
+def test_the_same_numbers_for_every_prompt_give_equal_prompts_equal_responses():
+    model, prompt = tiny(), prompts()[0]
+    shared = torch.rand(1, 1, 12, generator=torch.Generator().manual_seed(0)).expand(3, 2, 12)
+    found = sample(model, [prompt] * 3, 2, 12, None, PAD, uniforms=shared)
+    assert all(completion == found.completions[0] for completion in found.completions)
+
+
 def test_sampled_pairs_follow_the_models_distribution():
     """Chi-square over the most likely first two tokens of 6 000 samples of one prompt."""
     model, prompt = tiny(), prompts()[0]
@@ -180,6 +237,10 @@ def test_bfloat16_and_autocast_run():
         dict(top_p=0.0),
         dict(max_new_tokens=0),
         dict(group_size=0),
+        dict(given=torch.tensor([[-1, -1, 3]])),
+        dict(given=torch.tensor([[3, -1]])),
+        dict(prompts=[[1], [2]], given=torch.tensor([[-1, 4], [-1, -1]])),
+        dict(uniforms=torch.rand(1, 2, 2)),
     ],
 )
 def test_bad_settings_are_refused(arguments):

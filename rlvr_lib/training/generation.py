@@ -57,6 +57,9 @@ def sample(
     generator: torch.Generator | None = None,
     max_rows: int = 512,
     prefill_tokens: int | None = None,
+    top_k: int = 0,
+    given: Tensor | None = None,
+    uniforms: Tensor | None = None,
 ) -> SampleResult:
     """Sample `group_size` responses to each prompt.
 
@@ -69,6 +72,11 @@ def sample(
         generator: source of the random numbers; drawn once, (B*G, max_new_tokens) of them, on its own device.
         max_rows: samples decoded at a time; prompts of similar length share a batch.
         prefill_tokens: tokens of one prefill pass; by default 4096 on a CPU (cache), 65536 elsewhere.
+        top_k: only the most likely ids are drawn; 0: all. (Ties with the last of them stay in.)
+        given: (B, max_new_tokens) ids that are put in instead of sampled ones, -1 where the model samples; the same
+            columns for all prompts, and never the first. They go through the model together with the sampled id before
+            them, so they cost no pass of their own.
+        uniforms: (B, G, max_new_tokens) numbers in [0, 1) to draw with, in place of the generator's.
 
     Raises:
         ValueError: empty prompt, or a setting outside its range.
@@ -77,13 +85,19 @@ def sample(
         raise ValueError("sampling needs at least one prompt, and no prompt may be empty")
     if group_size < 1 or max_new_tokens < 1 or temperature <= 0 or not 0 < top_p <= 1:
         raise ValueError("group_size and max_new_tokens must be at least 1, temperature above 0, top_p in (0, 1]")
+    if given is not None:
+        _check_given(given, (len(prompts), max_new_tokens))
+    if uniforms is not None and uniforms.shape != (len(prompts), group_size, max_new_tokens):
+        raise ValueError(f"uniforms: needs {(len(prompts), group_size, max_new_tokens)}, got {tuple(uniforms.shape)}")
     device = next(model.parameters()).device
     ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    chooser = _Chooser(ends, pad_id, temperature, top_p, greedy, device)
-    uniforms = None
-    if not greedy:
+    chooser = _Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k)
+    if greedy:
+        uniforms = None
+    elif uniforms is None:
         source = generator.device if generator is not None else "cpu"
-        uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source).to(device)
+        uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source)
+    uniforms = None if uniforms is None else uniforms.to(device)
     result = SampleResult([[]] * len(prompts) * group_size, [False] * len(prompts) * group_size)
     result.seconds = {"prefill": 0.0, "decode": 0.0}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -94,8 +108,17 @@ def sample(
             chosen = order[start : start + size]
             batch = _Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
             numbers = None if uniforms is None else uniforms[chosen].flatten(0, 1)
-            _decode(batch, chooser, numbers, max_new_tokens, result, chosen)
+            known = None if given is None else given[chosen].repeat_interleave(group_size, 0).to(device)
+            _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known)
     return result
+
+
+def _check_given(given: Tensor, shape: tuple[int, int]) -> None:
+    if given.shape != shape:
+        raise ValueError(f"given: needs {shape} (prompts, max_new_tokens), got {tuple(given.shape)}")
+    known = given >= 0
+    if not torch.equal(known.all(0), known.any(0)) or bool(known[:, 0].any()):
+        raise ValueError("given: the same columns must be given for all prompts, and the first one sampled")
 
 
 @contextmanager
@@ -119,9 +142,9 @@ def _sampling_mode(model: nn.Module):
 class _Chooser:
     """Picks next tokens from logits (rows, V)."""
 
-    def __init__(self, ends: list[int], pad_id: int, temperature: float, top_p: float, greedy: bool, device):
+    def __init__(self, ends: list[int], pad_id: int, temperature: float, top_p: float, greedy: bool, device, top_k=0):
         self.ends, self.pad_id, self.greedy = torch.tensor(ends, dtype=torch.long, device=device), pad_id, greedy
-        self.temperature, self.top_p = temperature, top_p
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
 
     def __call__(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
         if self.greedy:
@@ -129,6 +152,8 @@ class _Chooser:
         logits = logits.float()
         if self.temperature != 1:
             logits = logits / self.temperature
+        if 0 < self.top_k < logits.shape[1]:
+            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], float("-inf"))
         weights = (logits - logits.amax(-1, keepdim=True)).exp_()
         if self.top_p < 1:
             weights = _nucleus(weights, self.top_p)
@@ -177,7 +202,7 @@ class _Batch:
         self.prompts, self.width = len(prompts), max(map(len, prompts))
         self.mask_dummy = no_mask(self.device)
         self.layers: dict[int, _Layer] = {}
-        self.step, self.capacity = 0, _FIRST_CAPACITY
+        self.step, self.passes, self.capacity = 0, 0, _FIRST_CAPACITY
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self.tokens = int(self.lengths.sum())
         started = time.perf_counter()
@@ -262,25 +287,29 @@ class _Batch:
         return x.view(self.rows * self.kv_heads, repeats, width)
 
     def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """One new token per row: (rows, heads, 1, width) attends to its prompt and its own suffix."""
-        layer, end = self.layers[module.layer_idx], self.step + 1
-        rows, heads, _, width = query.shape
-        repeats = heads // self.kv_heads
-        layer.suffix_key[:, self.step] = key.reshape(-1, width)
-        layer.suffix_value[:, self.step] = value.reshape(-1, width)
+        """A few new tokens per row, (rows, heads, n, width), attend to the row's prompt and its own suffix."""
+        rows, heads, new, width = query.shape
+        layer, end = self.layers[module.layer_idx], self.step + new
+        repeats = heads // self.kv_heads * new
+        layer.suffix_key[:, self.step : end] = key.reshape(-1, new, width)
+        layer.suffix_value[:, self.step : end] = value.reshape(-1, new, width)
         query = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, repeats, width)
         keys = layer.prefix_key.flatten(0, 1).transpose(1, 2)
         grouped = self._to_groups(query)
         shared = torch.bmm(grouped, keys) if self.padding is None else torch.baddbmm(self.padding, grouped, keys)
         own = torch.bmm(query, layer.suffix_key[:, :end].transpose(1, 2))
+        if new > 1:  # among the new ones nobody looks ahead
+            ahead = torch.ones(new, new, dtype=torch.bool, device=own.device).triu(1).repeat(heads // self.kv_heads, 1)
+            own[:, :, self.step :] = own[:, :, self.step :].masked_fill(ahead, float("-inf"))
         scores = torch.cat([self._to_rows(shared, repeats), own], -1)
         weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
         out = torch.bmm(weights[:, :, self.width :], layer.suffix_value[:, :end])
         seen = torch.bmm(self._to_groups(weights[:, :, : self.width].contiguous()), layer.prefix_value.flatten(0, 1))
-        return (out + self._to_rows(seen, repeats)).view(rows, 1, heads, width)
+        return (out + self._to_rows(seen, repeats)).view(rows, heads, new, width).transpose(1, 2)
 
     def advance(self, tokens: Tensor) -> None:
-        """Feed one token per row, (rows,), and leave the next logits in `logits`."""
+        """Feed n tokens per row, (rows, n), and leave the next logits in `logits`."""
+        new = tokens.shape[1]
         if self.step == 0:
             for layer in self.layers.values():
                 shape = (self.rows * self.kv_heads, self.capacity, layer.prefix_key.shape[-1])
@@ -288,15 +317,17 @@ class _Batch:
                     layer.prefix_key.new_zeros(shape),
                     layer.prefix_value.new_zeros(shape),
                 )
-        if self.step == self.capacity:
+        while self.step + new > self.capacity:
             self.capacity *= 2
             for layer in self.layers.values():
                 for name in ("suffix_key", "suffix_value"):
                     old = getattr(layer, name)
                     setattr(layer, name, torch.cat([old, torch.zeros_like(old)], 1))
-        self.logits = self._forward(tokens[:, None], self.positions, 0, self)[:, 0]
-        self.positions = self.positions + 1
-        self.step += 1
+        positions = self.positions + torch.arange(new, device=self.device)
+        self.logits = self._forward(tokens, positions, 1, self)[:, 0]
+        self.positions = self.positions + new
+        self.step += new
+        self.passes += 1
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (sorted indices), and prompts without rows."""
@@ -315,8 +346,10 @@ class _Batch:
         self._arrange()
 
 
-def _decode(batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen) -> None:
-    """Run one batch to its end and write its responses into `result`."""
+def _decode(
+    batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen, given: Tensor | None
+) -> None:
+    """Run one batch to its end and write its responses into `result`; `given` (rows, max_new_tokens) as in `sample`."""
     started = time.perf_counter()
     rows, group = batch.rows, batch.group
     device = batch.device
@@ -325,13 +358,20 @@ def _decode(batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, res
     alive = torch.arange(rows, device=device)  # original numbers of the rows in the batch
     done = torch.zeros(rows, dtype=torch.bool, device=device)
     look = 1 if device.type == "cpu" else 8  # asking a GPU how many rows are done stalls it
+    known = [False] * max_new_tokens if given is None else (given[0] >= 0).tolist()
     for step in range(max_new_tokens):
+        if known[step]:
+            continue  # was fed with the sampled token before it
         following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step])
         tokens[step, alive] = following
         ends = chooser.is_end(following) & ~done
         done = done | ends
         lengths[alive] = torch.where(ends, step + 1, lengths[alive])
-        if step + 1 == max_new_tokens:
+        run = step + 1
+        while run < max_new_tokens and known[run]:
+            tokens[run, alive] = given[alive, run]
+            run += 1
+        if run == max_new_tokens:
             break
         if step % look == 0:
             dead = int(done.sum())
@@ -341,7 +381,8 @@ def _decode(batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, res
                 living = (~done).nonzero()[:, 0]
                 batch.keep(living)
                 following, alive, done = following[living], alive[living], done[living]
-        batch.advance(following)
+        feed = following[:, None]
+        batch.advance(feed if run == step + 1 else torch.cat([feed, given[alive, step + 1 : run]], 1))
     ended = torch.ones(rows, dtype=torch.bool, device=device)
     ended[alive] = done
     columns = tokens.T.tolist()
@@ -351,4 +392,4 @@ def _decode(batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, res
     result.seconds["prefill"] += batch.seconds
     result.seconds["decode"] += time.perf_counter() - started
     result.prefill_tokens += batch.tokens
-    result.decode_steps += batch.step
+    result.decode_steps += batch.passes
