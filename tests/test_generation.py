@@ -23,14 +23,15 @@ def one_thread():
 def tiny(kind="qwen2", eos_weight=0.0, dtype=torch.float32):
     """Wide initial weights give peaked, varied logits; `eos_weight` makes the end token likelier."""
     torch.manual_seed(0)
-    config, model = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    llama = (LlamaConfig, LlamaForCausalLM)
+    config, model = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": llama, "llama, own keys": llama}[kind]
     built = model(
         config(
             vocab_size=V,
             hidden_size=64,
             num_hidden_layers=3,
             num_attention_heads=4,
-            num_key_value_heads=2,
+            num_key_value_heads=4 if "own" in kind else 2,
             intermediate_size=96,
             tie_word_embeddings=True,
             initializer_range=0.15,
@@ -116,7 +117,7 @@ def given_ids(count, length, columns, seed=5):
     return ids
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "llama, own keys"])
 @pytest.mark.parametrize("columns", [[3], [4, 5, 6, 11, 12], [1, 2, 18, 19]])
 def test_given_ids_are_put_in_and_the_rest_is_greedy_around_them(kind, columns):
     model, rows, length = tiny(kind, dtype=torch.float64), prompts(), 20

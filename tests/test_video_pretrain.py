@@ -19,7 +19,7 @@ from rlvr_lib.training.video_pretrain import (
     pretrain,
     store_sequences,
 )
-from rlvr_lib.training.video_sampling import draw, sample_response
+from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet, save_episode
 
@@ -115,16 +115,26 @@ def test_greedy_sampling_agrees_with_the_slow_way(task, episodes):
         sample_response(model, layout, prompt[:, 1:], given)
 
 
-def test_drawing_follows_the_distribution_and_the_top_k():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).expand(20_000, 4)
-    generator = torch.Generator().manual_seed(0)
-    share = torch.bincount(draw(logits, 1.0, 0, generator), minlength=4) / 20_000
-    torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015, rtol=0)
-    share = torch.bincount(draw(logits, 1.0, 2, generator), minlength=4) / 20_000
-    torch.testing.assert_close(share, torch.tensor([0.625, 0.375, 0, 0]), atol=0.015, rtol=0)
-    assert (draw(logits, 0, 0) == 0).all()
-    cold = torch.bincount(draw(logits, 0.5, 0, generator), minlength=4) / 20_000
-    torch.testing.assert_close(cold[0], torch.tensor(0.25 / 0.365), atol=0.015, rtol=0)
+def test_drawing_follows_the_distribution_and_the_top_k(task, episodes):
+    """The first id of 4 000 responses to one prompt, against the model's own probabilities."""
+    clip = list(held_out_clips(episodes, task.clip_frames, 1, task.has_context))
+    model, layout = toy_model(task), task.layout
+    prompt, given = task.prompt(clip), task.given(clip)
+    with torch.no_grad():
+        logits = 3 * model(input_ids=prompt).logits[0, -1]
+    model.lm_head.weight.data *= 3
+    for temperature, top_k in ((1.0, 0), (1.0, 2), (0.5, 0)):
+        expected = (logits / temperature).softmax(-1)
+        if top_k:
+            expected[expected.argsort(descending=True)[top_k:]] = 0
+            expected /= expected.sum()
+        numbers = torch.rand(1, 4000, layout.response, generator=torch.Generator().manual_seed(0))
+        options = {"temperature": temperature, "top_k": top_k, "uniforms": numbers, "max_rows": 4000}
+        drawn = sample_response(model, layout, prompt, given, group=4000, **options)
+        assert drawn.shape == (4000, layout.response)
+        share = torch.bincount(drawn[:, 0], minlength=len(expected)) / 4000
+        assert (share[expected == 0] == 0).all()
+        assert float((share - expected).abs().sum()) < 3 * (len(expected) / 4000) ** 0.5
 
 
 def test_items_depend_on_seed_and_place_only(task, episodes):

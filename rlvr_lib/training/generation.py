@@ -271,7 +271,7 @@ class _Batch:
     def _to_groups(self, x: Tensor) -> Tensor:
         """(rows * kv_heads, repeats, width) -> (prompts * kv_heads, group * repeats, width)."""
         _, repeats, width = x.shape
-        x = x.view(self.rows, self.kv_heads * repeats * width)
+        x = x.reshape(self.rows, self.kv_heads * repeats * width)
         if self.slots is not None:
             x = x.new_zeros(self.prompts * self.group, x.shape[1]).index_copy_(0, self.slots, x)
         x = x.view(self.prompts, self.group, self.kv_heads, repeats, width).transpose(1, 2)
