@@ -49,13 +49,26 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def release(checkpoint: Path, part: str, facts: dict[str, Any]) -> Path:
-    """Write a checkpoint to data/weights in half precision with its manifest (command, data, seed, curve's end)."""
-    folder = RELEASED / part
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float16)
-    model.save_pretrained(folder)
-    load_tokenizer(checkpoint).save_pretrained(folder)
-    manifest = {**facts, "sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
+def release_text_game(profile: Profile, part: str, command: str) -> Path:
+    """Write ``base`` or ``sft``, trained with ``start: scratch``, to data/weights in half precision with a manifest.
+
+    ``command`` is what was run. The manifest holds what ``done.json`` says of the training (settings, seed, versions,
+    hardware, seconds) and the curve of validation losses.
+    """
+    stage = Path(profile.runs_dir) / profile.name / f"text_game_{part}"
+    done, folder = read_json(stage / "done.json"), RELEASED / part
+    if "released" in done["facts"]:
+        raise UserError(f"{stage} holds released weights already; train it with --start scratch")
+    AutoModelForCausalLM.from_pretrained(stage / "model", dtype=torch.float16).save_pretrained(folder)
+    load_tokenizer(stage / "model").save_pretrained(folder)
+    curve = [
+        {"step": row["step"], "validation_loss": round(row["eval_loss"], 5), "seconds": row["seconds"]}
+        for row in MetricsLog(stage / "metrics.jsonl").read()
+        if "eval_loss" in row
+    ]
+    manifest = {"part": part, "command": command, "profile": profile.name, "curve": curve}
+    manifest |= {name: done[name] for name in ("seed", "settings", "seconds", "provenance", "facts")}
+    manifest |= {"sha256": sha256_of(folder / "model.safetensors"), "dtype": "float16"}
     atomic_write_json(folder / "manifest.json", manifest)
     return folder
 
