@@ -83,6 +83,61 @@ class VideoModel(Section):
     save_every: Count = Field(description="Updates between checkpoints; spec D: 10 000.")
 
 
+class RewardWeights(Section):
+    """R = -(mae MAE + lpips LPIPS + mse MSE - psnr PSNR - ssim SSIM), mean over predicted frames (spec E.3)."""
+
+    mae: NotNegative = Field(description="Mean absolute error; spec E.3: 1.")
+    lpips: NotNegative = Field(description="LPIPS with the trunk video.metric; spec E.3: 1.")
+    mse: NotNegative = Field(description="Mean squared error; spec E.3: 0.")
+    psnr: NotNegative = Field(description="PSNR in dB; spec E.3: 0.")
+    ssim: NotNegative = Field(description="SSIM; spec E.3: 0.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not any((self.mae, self.lpips, self.mse, self.psnr, self.ssim)):
+            raise ValueError("lpips: at least one weight must be above 0")
+        return self
+
+
+class VideoRLVR(Section):
+    """GRPO of one world model (spec E)."""
+
+    steps: Whole = Field(description="Rollout batches; spec E.1: 100 to 300, stopped by hand.")
+    prompts_per_step: Count = Field(description="Clips per rollout batch; spec E.1: 128.")
+    prompts_per_update: Count = Field(description="Clips per optimiser update; spec E.1: 32, four updates a batch.")
+    group_size: Annotated[int, Field(ge=2)] = Field(description="Responses per clip, G; spec E.1: 16.")
+    learning_rate: Positive = Field(description="Constant, no warm-up; spec E.1: 5e-5.")
+    betas: tuple[Beta, Beta] = Field(description="AdamW betas; spec E.1: 0.9, 0.999.")
+    weight_decay: NotNegative = Field(description="AdamW weight decay; spec E.1: 0.01.")
+    grad_clip: Positive = Field(description="Gradient norm limit; spec E.1: 1.0.")
+    kl_coefficient: NotNegative = Field(description="Weight of the KL in the loss; spec E.1: 1e-3.")
+    clip: Positive = Field(description="Range of the token ratio around 1; spec E.1: 0.2.")
+    dual_clip: Annotated[float, Field(gt=1)] = Field(description="Bound for negative advantages; spec E.1: 3.")
+    entropy_coefficient: NotNegative = Field(description="Entropy bonus; spec E.1: 0.")
+    temperature: Positive = Field(description="Of the rollouts, all ids kept; spec E.2: 1.0.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of the rollouts; spec E.2: 1.")
+    reward: RewardWeights = Field(description="Weights of the metrics in the reward (spec E.3).")
+    evaluate_every: Count = Field(description="Rollout batches between validations; spec E.5: 10.")
+    evaluate_segments: Count = Field(description="Test segments of a validation; spec E.5: 40.")
+    save_every: Count = Field(description="Rollout batches between checkpoints. Our choice.")
+    bf16: bool = Field(description="Log-probabilities and updates in bfloat16 autocast; spec E.1: yes.")
+    shared_prompt: bool = Field(description="Run a prompt once for all responses of its group. Exact. Our choice.")
+    sequences_per_micro_batch: Count = Field(
+        description="Sequences per forward pass over all devices; spec E.1: 8 on each of 4 GPUs."
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.prompts_per_step % self.prompts_per_update:
+            raise ValueError(f"prompts_per_step: {self.prompts_per_step} is no multiple of {self.prompts_per_update}")
+        if self.prompts_per_update * self.group_size % self.sequences_per_micro_batch:
+            raise ValueError(
+                f"sequences_per_micro_batch: {self.sequences_per_micro_batch} does not divide prompts_per_update x "
+                f"group_size ({self.prompts_per_update} x {self.group_size})"
+            )
+        return self
+
+
 class VideoEvaluation(Section):
     temperature: NotNegative = Field(description="Of sampled predictions; spec F.2: 1.0.")
     top_k: Whole = Field(description="Most likely ids kept, 0 for all; spec F.2: 100.")
@@ -99,6 +154,8 @@ class Video(Section):
     attention_heads: Count = Field(description="Heads of the compressive tokenizer's cross-attention; spec B.3: 4.")
     single_step: VideoModel = Field(description="World model over per-frame tokens (spec C.3).")
     multi_step: VideoModel = Field(description="World model over compressive tokens (spec C.4).")
+    single_step_rlvr: VideoRLVR = Field(description="GRPO of the single-step model (spec E).")
+    multi_step_rlvr: VideoRLVR = Field(description="GRPO of the multi-step model (spec E).")
     evaluation: VideoEvaluation = Field(description="Sampling and intervals of the tables (spec F.2).")
 
     @model_validator(mode="after")

@@ -13,8 +13,9 @@ os.environ.pop("RLVR_FORCE", None)
 
 import pytest
 import torch
+from toy_video import episodes, task  # noqa: F401 (fixtures)
 
-import rlvr_lib  # noqa: F401
+import rlvr_lib  # noqa: F401 (first)
 from rlvr_lib.profile import Profile, load_profile
 
 torch.set_num_threads(1)

@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from toy_video import BINS, toy_model
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile_schema_video import VideoModel
-from rlvr_lib.tokens.action_bins import ActionBins
-from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
-from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
-from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask
-from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.video_pretrain import (
     FrameSequences,
     OnlineSequences,
@@ -21,29 +17,6 @@ from rlvr_lib.training.video_pretrain import (
 )
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
-from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet, save_episode
-
-TOY = {"height": 16, "width": 16, "widths": [8, 8, 8], "encoder_blocks": 1, "decoder_blocks": 1, "latent": 8}
-TOY |= {"levels": [3, 3], "groups": 4}
-BINS = ActionBins([-1, -1], [1, 1], bins=8)
-
-
-@pytest.fixture(scope="module")
-def episodes(tmp_path_factory) -> EpisodeSet:
-    folder = tmp_path_factory.mktemp("episodes")
-    for number in range(8):
-        rng = np.random.default_rng(number)
-        frames = rng.integers(0, 256, (6 + 2 * (number % 3), 16, 16, 3), dtype=np.uint8)
-        save_episode(folder / f"{number}.npz", Episode(frames, rng.uniform(-1, 1, (len(frames), 2)).astype(np.float32)))
-    return EpisodeSet(folder, test_every=4)
-
-
-@pytest.fixture(scope="module", params=["single", "multi"])
-def task(request):
-    torch.manual_seed(3)
-    if request.param == "single":
-        return SingleStepTask(FrameTokenizer(**TOY), BINS, context=2)
-    return MultiStepTask(CompressiveTokenizer(**TOY, patch=2, heads=2), BINS, horizon=3)
 
 
 def settings(**changes) -> VideoModel:
@@ -53,10 +26,6 @@ def settings(**changes) -> VideoModel:
         **{"warmup": 0, "grad_clip": 1.0, "schedule": "constant", "evaluate_every": 3, "evaluate_segments": 2},
     }
     return VideoModel(**{**values, "save_every": 2, **changes})
-
-
-def toy_model(task):
-    return world_model(task.layout, Size(16, 1, 2, 32), seed=1).eval()
 
 
 def distance(truth, prediction):

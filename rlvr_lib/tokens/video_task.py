@@ -50,6 +50,11 @@ class VideoTask:
         """Prompt [B, P] and response [B, R] -> predicted frames float32 [B, K, 3, H, W] in [0, 1]."""
         raise NotImplementedError
 
+    def decode_groups(self, prompt: Tensor, responses: Tensor) -> Tensor:
+        """Prompts [P, ...] and G responses to each [P, G, R] -> frames float32 [P, G, K, 3, H, W]."""
+        frames = self.decode(prompt.repeat_interleave(responses.shape[1], 0), responses.flatten(0, 1))
+        return frames.unflatten(0, responses.shape[:2])
+
     def truth(self, clips: Sequence[Clip]) -> Tensor:
         """The frames that a prediction is scored against (camera frames, not reconstructions), [B, K, 3, H, W]."""
         raise NotImplementedError
@@ -117,14 +122,19 @@ class MultiStepTask(VideoTask):
     def given(self, clips: Sequence[Clip]) -> Tensor:
         return self.layout.given_ids(self._later_actions(clips))
 
-    @torch.no_grad()
     def decode(self, prompt: Tensor, response: Tensor) -> Tensor:
-        layout = self.layout
+        return self.decode_groups(prompt, response[:, None])[:, 0]
+
+    @torch.no_grad()
+    def decode_groups(self, prompt: Tensor, responses: Tensor) -> Tensor:
+        """As above; a group's context frame is decoded once."""
+        layout, group = self.layout, responses.shape[1]
         context = (prompt[:, layout.context_at] - layout.context_offset).clamp(0, layout.codes - 1).to(self.device)
-        codes = layout.predicted(response.to(self.device))
-        rows = max(1, CHUNK // layout.horizon)
+        codes = layout.predicted(responses.to(self.device)).flatten(1, 2)  # [P, G x K, N]: frames know no order
+        rows = max(1, CHUNK // codes.shape[1])
         pairs = zip(context.split(rows), codes.split(rows), strict=True)
-        return torch.cat([self.tokenizer.decode(*pair)[1] for pair in pairs])
+        frames = torch.cat([self.tokenizer.decode(*pair)[1] for pair in pairs])
+        return frames.unflatten(1, (group, layout.horizon))
 
     def truth(self, clips: Sequence[Clip]) -> Tensor:
         return self.frames(clips)[:, 2:]

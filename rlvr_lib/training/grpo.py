@@ -65,7 +65,7 @@ def grpo_config(
         steps_per_generation=accumulation * updates,
         num_generations=settings.group_size,
         num_iterations=1,
-        max_completion_length=settings.max_response,
+        max_completion_length=overrides.pop("max_completion_length", None) or settings.max_response,
         temperature=settings.temperature,
         top_p=settings.top_p,
         # Paper: token mean over a micro-batch, k3 KL as a loss term without importance weight, entropy as a bonus.

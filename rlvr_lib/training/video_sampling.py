@@ -8,6 +8,15 @@ from rlvr_lib.tokens.video_layouts import Layout
 from rlvr_lib.training.generation import sample
 
 
+def given_columns(layout: Layout, given: Tensor | None, rows: int) -> Tensor | None:
+    """Ids of given actions [B, n] -> what the sampler wants: [B, R] with -1 where the model samples; None without."""
+    if given is None or not len(layout.given):
+        return None
+    known = torch.full((rows, layout.response), -1)
+    known[:, layout.given] = given.cpu()
+    return known
+
+
 def sample_response(
     model: LlamaForCausalLM,
     layout: Layout,
@@ -30,10 +39,6 @@ def sample_response(
         raise ValueError(f"{layout.kind} layout: a prompt has {layout.prompt} ids, got {prompt.shape[1]}")
     if len(layout.given) != (0 if given is None else given.shape[1]):
         raise ValueError(f"{layout.kind} layout: needs {len(layout.given)} given ids")
-    known = None
-    if given is not None and len(layout.given):
-        known = torch.full((len(prompt), layout.response), -1)
-        known[:, layout.given] = given.cpu()
     result = sample(
         model,
         prompt.tolist(),
@@ -46,7 +51,7 @@ def sample_response(
         generator=generator,
         max_rows=max_rows,
         top_k=top_k,
-        given=known,
+        given=given_columns(layout, given, len(prompt)),
         uniforms=uniforms,
     )
     return torch.tensor(result.completions, device=prompt.device)

@@ -48,6 +48,18 @@ class Perceptual(nn.Module):
         first, second = (frames.flatten(0, -4) for frames in (truth, prediction))
         return self.distance(first, second).reshape(truth.shape[:-3])
 
+    @torch.no_grad()
+    def to_group(self, truth: Tensor, predictions: Tensor) -> Tensor:
+        """Truth [P, K, 3, H, W] against G predictions of it [P, G, K, 3, H, W] -> [P, G, K], the truth read once."""
+        if truth.shape != predictions[:, 0].shape:
+            raise ValueError(f"no group of predictions: {tuple(truth.shape)} and {tuple(predictions.shape)}")
+        first = self.distance.features(truth.flatten(0, 1))
+        second = self.distance.features(predictions.flatten(0, 2))
+        shape = predictions.shape[:3]
+        layers = zip(first, second, strict=True)
+        pairs = [(a.unflatten(0, (shape[0], 1, shape[2])), b.unflatten(0, shape)) for a, b in layers]
+        return self.distance.compare(pairs)
+
     def train(self, mode: bool = True) -> "Perceptual":
         """Stays in evaluation mode: a loss has no dropout."""
         return super().train(False)
@@ -76,6 +88,20 @@ class _Lpips(nn.Module):
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
         with torch.autocast(truth.device.type, enabled=False):
             return self.model(2 * truth.float() - 1, 2 * prediction.float() - 1).flatten()
+
+    def features(self, frames: Tensor) -> list[Tensor]:
+        """Frames [B, 3, H, W] in [0, 1] -> the trunk's layers [B, C, h, w], each position brought to length one."""
+        with torch.autocast(frames.device.type, enabled=False):
+            layers = self.model.net(self.model.scaling_layer(2 * frames.float() - 1))
+            return [lpips.normalize_tensor(layer) for layer in layers]
+
+    def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Features [..., C, h, w] twice per layer, broadcast against each other -> distances [...]."""
+        total: Tensor | float = 0.0
+        for (first, second), head in zip(pairs, self.model.lins, strict=True):
+            weight = head.model[-1].weight.flatten()  # 1 x 1 convolution to one channel, no bias
+            total = total + ((first - second).square().mean((-2, -1)) * weight).sum(-1)
+        return total
 
 
 def trunk_weights(net: str) -> dict[str, Tensor] | None:
@@ -119,6 +145,14 @@ def _from_keras(net: str, folder: Path) -> dict[str, Tensor] | None:
 
 class MultiScaleDissimilarity(nn.Module):
     """1 - MS-SSIM in [0, 1], over as many of the five scales as fit, with their weights brought to a sum of one."""
+
+    def features(self, frames: Tensor) -> list[Tensor]:
+        return [frames]
+
+    def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Frames [..., 3, H, W] twice, broadcast against each other -> [...]."""
+        first, second = torch.broadcast_tensors(*pairs[0])
+        return self(first.flatten(0, -4), second.flatten(0, -4)).reshape(first.shape[:-3])
 
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B]."""

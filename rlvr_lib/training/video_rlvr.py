@@ -1,0 +1,178 @@
+"""GRPO of a video world model (E): the shared-prompt trainer, with known actions put into multi-step responses."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast, TrainerCallback
+
+from rlvr_lib.profile import Profile
+from rlvr_lib.profile_schema_video import VideoRLVR
+from rlvr_lib.progress import say
+from rlvr_lib.tokens.video_layouts import Layout
+from rlvr_lib.training.checkpoints import last_whole_checkpoint
+from rlvr_lib.training.generation import SampleResult, sample
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
+from rlvr_lib.training.grpo_monitor import updates_per_rollout
+from rlvr_lib.training.video import make_task, open_episodes
+from rlvr_lib.training.video_pretrain import predict
+from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
+from rlvr_lib.training.video_sampling import given_columns
+from rlvr_lib.worlds.perceptual import perceptual
+from rlvr_lib.worlds.video_clips import Clip, ClipSource, held_out_clips
+
+VALIDATION_TOP_K = 100  # training rollouts keep all ids, validation the likeliest hundred (E.2, trap H.5)
+
+
+class VideoGRPOTrainer(GroupedGRPOTrainer):
+    """`GroupedGRPOTrainer` over clips: responses of one length, given ids neither sampled nor part of loss and KL.
+
+    Args (all others are the base class's): ``clips`` with the prompts of the dataset's ``item`` column.
+    """
+
+    def __init__(self, *args: Any, clips: RolloutClips, **kw: Any):
+        self.clips, self.layout, self._rolled = clips, clips.task.layout, []
+        super().__init__(*args, processing_class=id_tokenizer(self.layout), **kw)
+
+    def sample_responses(self, model, prompts, group_size: int, generator: torch.Generator) -> SampleResult:
+        """All ids may be drawn, none ends a response; the actions of the prompts' clips are put in."""
+        rolled = self.clips.prompts(self._rolled[:: len(self._rolled) // len(prompts)])
+        given = torch.stack([prompt.given for prompt in rolled]) if len(self.layout.given) else None
+        return sample(
+            model,
+            prompts,
+            group_size,
+            self.layout.response,
+            None,
+            0,
+            temperature=self.temperature,
+            top_p=self.args.top_p,
+            generator=generator,
+            given=given_columns(self.layout, given, len(prompts)),
+        )
+
+    def _generate_and_score_completions(self, inputs):
+        """Rollouts; positions of given ids are masked out of loss and KL (TRL's name for that is tool mask)."""
+        self._rolled = [row["item"] for row in inputs]
+        batch = super()._generate_and_score_completions(inputs)
+        if len(self.layout.given):
+            ids = batch["completion_ids"]
+            batch["tool_mask"] = self.layout.sampled.int().to(ids.device).expand(len(ids), -1).contiguous()
+        return batch
+
+
+class FrameValidation(TrainerCallback):
+    """Before training and every ``evaluate_every`` rollout batches: one sample for each of the first test segments.
+
+    The reward and its parts enter the log of that step as ``validation_*`` (E.5).
+    """
+
+    def __init__(self, clips: Sequence[Clip], reward: FrameReward, settings: VideoRLVR, trainer: Any, seed: int):
+        self.clips, self.reward, self.settings, self.trainer, self.seed = clips, reward, settings, trainer, seed
+        self.fresh: dict[str, float] = {}
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self.fresh = self._measure(0)
+
+    def on_step_end(self, args, state, control, **_):
+        step, rest = divmod(state.global_step, updates_per_rollout(args))
+        if rest == 0 and (step % self.settings.evaluate_every == 0 or step == self.settings.steps):
+            self.fresh = self._measure(step)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs is not None and "reward" in logs:
+            logs.update(self.fresh)
+            self.fresh = {}
+
+    def _measure(self, step: int) -> dict[str, float]:
+        task = self.reward.task
+        frames = predict(self.trainer.model, task, self.clips, top_k=VALIDATION_TOP_K, seed=self.seed)
+        values = self.reward.compare(task.truth(self.clips), frames[:, None])
+        found = {name: float(value.mean()) for name, value in values.items()}
+        found["reward"] = float(self.reward.reward(values).mean())
+        say(f"validation at step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        return {f"validation_{name}": value for name, value in found.items()}
+
+
+def id_tokenizer(layout: Layout) -> PreTrainedTokenizerFast:
+    """What TRL wants to see as a tokenizer: id 17 is the word "17"; the last two ids pad and end."""
+    words = {str(number): number for number in range(layout.vocabulary - 2)}
+    words |= {"<pad>": layout.vocabulary - 2, "<end>": layout.vocabulary - 1}
+    plain = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    plain.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        pad_token="<pad>",
+        eos_token="<end>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_video_rlvr(
+    folder: Path, profile: Profile, data: Path, tokenizer: Path, base: Path, kind: str
+) -> dict[str, Any]:
+    """GRPO from the base world model of ``kind`` (single_step or multi_step): ``folder``/model and metrics.jsonl."""
+    settings: VideoRLVR = getattr(profile.video, f"{kind}_rlvr")
+    episodes, task, device = (
+        open_episodes(profile, data),
+        make_task(profile, data, tokenizer, kind),
+        profile.torch_device(),
+    )
+    source = ClipSource(
+        episodes, episodes.train, task.clip_frames, context=task.has_context, jitter=profile.video.data.jitter
+    )
+    clips = RolloutClips(task, source, profile.seed, keep=2 * settings.prompts_per_step)
+    distance = perceptual(profile.video.metric, device)
+    reward = FrameReward(task, clips, distance, settings.reward, folder)
+    trainer = build_trainer(base / "model", clips, reward, settings, folder, profile.seed, device)
+    held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))
+    trainer.add_callback(FrameValidation(held, reward, settings, trainer, profile.seed))
+    trainer.add_callback(MetricsCallback(folder / "metrics.jsonl", label=f"rlvr {kind.replace('_', '-')}"))
+    last = last_whole_checkpoint(folder / "checkpoints")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.model.save_pretrained(folder / "model")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return {"steps": settings.steps, "metric": distance.name, "fallback": trainer.fallback_reason}
+
+
+def build_trainer(
+    model: Path,
+    clips: RolloutClips,
+    reward: FrameReward,
+    settings: VideoRLVR,
+    folder: Path,
+    seed: int,
+    device: str | torch.device = "cpu",
+    **overrides: Any,
+) -> VideoGRPOTrainer:
+    """The trainer of a profile's section; ``overrides`` go to `GRPOConfig`."""
+    layout = clips.task.layout
+    arguments = grpo_config(
+        settings,
+        folder / "checkpoints",
+        seed,
+        device,
+        max_completion_length=layout.response,
+        delta=settings.dual_clip,
+        shuffle_dataset=False,
+        **overrides,
+    )
+    return VideoGRPOTrainer(
+        model=str(model),
+        reward_funcs=reward,
+        args=arguments,
+        train_dataset=clips.dataset(max(1, settings.steps) * settings.prompts_per_step),
+        shared_prompt=settings.shared_prompt,
+        max_prompt=layout.prompt,
+        clips=clips,
+    )
+
+
+__all__ = ["FrameValidation", "VideoGRPOTrainer", "build_trainer", "id_tokenizer", "make_video_rlvr"]
