@@ -157,6 +157,9 @@ class TextGameRLVR(Section):
     shared_prompt: bool = Field(
         description="Run a prompt once for all responses of its group that are computed together. Exact. Our choice."
     )
+    skip_equal: bool = Field(
+        description="Leave groups of equal rewards out of passes and updates: exact but for KL and entropy. Our choice."
+    )
     sequences_per_micro_batch: Count = Field(
         description="Sequences whose tokens are averaged together; scripts: 2 per GPU (spec 0.2)."
     )

@@ -122,6 +122,9 @@ class VideoRLVR(Section):
     save_every: Count = Field(description="Rollout batches between checkpoints. Our choice.")
     bf16: bool = Field(description="Log-probabilities and updates in bfloat16 autocast; spec E.1: yes.")
     shared_prompt: bool = Field(description="Run a prompt once for all responses of its group. Exact. Our choice.")
+    skip_equal: bool = Field(
+        description="Leave groups of equal rewards out of passes and updates: exact but for KL and entropy. Our choice."
+    )
     sequences_per_micro_batch: Count = Field(
         description="Sequences per forward pass over all devices; spec E.1: 8 on each of 4 GPUs."
     )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOTrainer
@@ -112,7 +113,8 @@ def run(trainer_class, folder, tokenizer, out, dataset=None, reward=even_share, 
     settings = SimpleNamespace(**{**SETTINGS, **changes})
     options = config or {}
     args = grpo_config(settings, out, seed=5, **{k: v for k, v in options.items() if k in ("max_steps", "beta")})
-    extra = {k: v for k, v in options.items() if k in ("callbacks", "shared_prompt", "max_prompt", "peft_config")}
+    known = ("callbacks", "shared_prompt", "max_prompt", "peft_config", "skip_equal")
+    extra = {k: v for k, v in options.items() if k in known}
     trainer = trainer_class(
         model=options.get("model", folder),
         reward_funcs=reward,
@@ -158,6 +160,39 @@ def test_off_switch_is_trl_bit_for_bit(folder, tokenizer, tmp_path):
     # With one micro-batch TRL's shuffle only permutes the rows of a sum.
     for mine, theirs in zip(rows(ours), rows(stock), strict=True):
         assert [mine[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(("updates", "micro"), [(1, 12), (2, 6), (1, 3), (2, 2), (4, 3)])
+def test_responses_that_teach_nothing_can_be_left_out(updates, micro, folder, tokenizer, tmp_path):
+    """Without KL and entropy terms the same updates, up to round-off, from fewer log-probabilities."""
+    changes = dict(
+        prompts_per_update=4 // updates, sequences_per_micro_batch=micro, kl_coefficient=0.0, entropy_coefficient=0.0
+    )
+
+    def short(completion_ids, **_):
+        return [float(len(ids) < 10 and ids[0] % 2 == 0) for ids in completion_ids]
+
+    passed = {}
+    for skip in (False, True):
+        trainer = run(
+            OurTrainer, folder, tokenizer, tmp_path / str(skip), reward=short, config={"skip_equal": skip}, **changes
+        )
+        passed[skip] = trainer
+    whole, less = rows(passed[False]), rows(passed[True])
+    assert any(0 < row["frac_reward_zero_std"] < 1 for row in whole)  # else nothing is tested
+    for one, other in zip(whole, less, strict=True):
+        for name in ("loss", "reward", "grad_norm", "frac_reward_zero_std"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=2e-6), name
+    for mine, theirs in zip(passed[True].model.parameters(), passed[False].model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-3 * SETTINGS["learning_rate"] * 100)
+    taught = passed[True].counts["responses that teach"]  # of the last rollout: all of every group with a spread
+    assert taught == round(12 * (1 - whole[-1]["frac_reward_zero_std"]))
+
+
+def test_leaving_out_needs_a_reference_of_its_own(folder, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="reference model of its own"):
+        options = {"skip_equal": True, "peft_config": LoraConfig(r=2, target_modules="all-linear")}
+        run(OurTrainer, folder, tokenizer, tmp_path, config=options)
 
 
 @pytest.mark.parametrize(("updates", "count"), [(1, 8), (2, 8), (1, 12), (2, 4)])
@@ -285,8 +320,6 @@ def test_disagreement_falls_back_once_and_goes_on(folder, tokenizer, tmp_path, m
 
 
 def test_adapter_trains_against_the_base_as_reference(folder, tokenizer, tmp_path):
-    from peft import LoraConfig
-
     adapter = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.0)
     trainer = run(OurTrainer, folder, tokenizer, tmp_path / "out", steps=3, config={"peft_config": adapter})
     assert trainer.fallback_reason is None and trainer.ref_model is None

@@ -40,7 +40,14 @@ def settings(**changes) -> VideoRLVR:
         **{"steps": 4, "prompts_per_step": 4, "prompts_per_update": 2, "group_size": G, "learning_rate": 1e-2},
         **{"betas": (0.9, 0.999), "weight_decay": 0.01, "grad_clip": 1e6, "kl_coefficient": 0.001, "clip": 0.2},
         **{"dual_clip": 3.0, "entropy_coefficient": 0.0, "temperature": 1.0, "top_p": 1.0, "reward": WEIGHTS},
-        **{"evaluate_every": 2, "evaluate_segments": 2, "save_every": 2, "bf16": False, "shared_prompt": True},
+        **{
+            "evaluate_every": 2,
+            "evaluate_segments": 2,
+            "save_every": 2,
+            "bf16": False,
+            "shared_prompt": True,
+            "skip_equal": False,
+        },
         "sequences_per_micro_batch": 8,
     }
     return VideoRLVR(**{**values, **changes})

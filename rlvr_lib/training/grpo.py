@@ -102,13 +102,25 @@ class GroupedGRPOTrainer(GRPOTrainer):
         shared_prompt: off computes log-probabilities row by row, as TRL does. Sampling shares the prefill either way.
         self_check: compare with plain rows at the first use of a shape; if they differ, say so and fall back.
         max_prompt: a longer prompt (in tokens) is an error, as in the paper's script.
+        skip_equal: leave responses whose advantage is 0 out of all log-probability passes and updates. The policy
+            term and its gradient stay what they were (the others' advantages carry the share of their tokens); KL and
+            entropy are then means over the responses that are left. Needs a reference model of its own, or none.
 
     The dataset's `prompt` column holds text or lists of token ids. With kl_coefficient > 0 and no adapter, TRL loads
     the reference policy from the folder that `model` came from, so `model` must be a saved one.
     """
 
-    def __init__(self, *args, shared_prompt: bool = True, self_check: bool = True, max_prompt: int | None = None, **kw):
+    def __init__(
+        self,
+        *args,
+        shared_prompt: bool = True,
+        self_check: bool = True,
+        max_prompt: int | None = None,
+        skip_equal: bool = False,
+        **kw,
+    ):
         self.shared_prompt, self.self_check, self.max_prompt = shared_prompt, self_check, max_prompt
+        self.skip_equal, self._put_off = skip_equal, False
         self.fallback_reason: str | None = None
         self.seconds: Counter[str] = Counter()  # of the current rollout step, by part
         self.counts: Counter[str] = Counter()  # forward passes and tokens of the current rollout step
@@ -123,6 +135,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 "GRPO with a KL term reloads its reference policy from the model's folder, and that failed "
                 f"({error}): save the model and pass the folder"
             ) from error
+        if skip_equal and self.beta and self.ref_model is None:
+            raise UserError("skip_equal needs a reference model of its own: merge the adapter first, or set no KL")
         self.remove_callback(PrinterCallback)
         self.add_callback(HealthCheck(self))
         if shared_prompt:
@@ -199,7 +213,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
         (TRL compares a rounded standard deviation with 0 and then divides rounding noise by 1e-4.)
         """
-        batch = super()._generate_and_score_completions(inputs)
+        self._put_off = self.skip_equal and self.model.training
+        try:
+            batch = super()._generate_and_score_completions(inputs)
+        finally:
+            self._put_off = False
         if not self.model.training or self.multi_objective_aggregation != "sum_then_normalize":
             return batch
         missing = self._group_rewards.isnan().all(1)
@@ -237,8 +255,38 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
             self._buffered_inputs = split_tensor_dict(batch, steps)
+            if self.skip_equal:
+                aligned = self.args.gradient_accumulation_steps  # the first update's ratio is 1: no old policy needed
+                self._buffered_inputs = [
+                    self._without_equal(chunk, place < aligned) for place, chunk in enumerate(self._buffered_inputs)
+                ]
             self._opening_batch = self._buffered_inputs[0]
         return self._buffered_inputs[self._step % steps]
+
+    @torch.no_grad()
+    def _without_equal(self, chunk: dict[str, Any], first_update: bool) -> dict[str, Any]:
+        """A micro-batch without the responses that teach nothing, and the log-probabilities that were put off."""
+        kept = chunk["advantages"] != 0
+        kept[0] |= not kept.any()  # an update needs something to run on
+        mask = chunk["completion_mask"] * chunk.get("tool_mask", 1)
+        share = mask[kept].sum() / mask.sum().clamp(min=1)
+        rows = len(kept)
+        chunk = {
+            name: value[kept] if isinstance(value, Tensor) and value.dim() and len(value) == rows else value
+            for name, value in chunk.items()
+        }
+        chunk["advantages"] = chunk["advantages"] * share
+        self.counts["responses that teach"] += int((chunk["advantages"] != 0).sum())
+        ids = torch.cat([chunk["prompt_ids"], chunk["completion_ids"]], 1)
+        real = torch.cat([chunk["prompt_mask"], chunk["completion_mask"]], 1)
+        chunk.pop("old_per_token_logps", None)
+        wanted = {"old_per_token_logps": None if first_update else self.model}
+        wanted |= {"ref_per_token_logps": self.ref_model if self.beta else None}
+        for name, model in wanted.items():
+            if model is not None:
+                width = chunk["completion_ids"].shape[1]
+                chunk[name] = self._get_per_token_logps_and_entropies(model, ids, real, width, len(ids))[0]
+        return chunk
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -252,6 +300,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         **multimodal,
     ):
         """Shared-prompt log-probabilities of the old, reference and updated policy; TRL's own where not possible."""
+        if self._put_off:
+            return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
         started, learning = time.perf_counter(), torch.is_grad_enabled()
         chunks = [slice(None)]
         if batch_size is not None:

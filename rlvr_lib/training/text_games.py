@@ -157,6 +157,7 @@ def make_rlvr(folder: Path, profile: Profile, data: Path, sft: Path, reward: str
         train_dataset=rollout_dataset(task, order),
         processing_class=task.tokenizer,
         shared_prompt=settings.shared_prompt,
+        skip_equal=settings.skip_equal,
         max_prompt=settings.max_prompt,
     )
     validation = load_cases(data / "validation.jsonl")[: settings.evaluate_cases]

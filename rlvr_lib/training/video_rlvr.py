@@ -170,6 +170,7 @@ def build_trainer(
         args=arguments,
         train_dataset=clips.dataset(max(1, settings.steps) * settings.prompts_per_step),
         shared_prompt=settings.shared_prompt,
+        skip_equal=settings.skip_equal,
         max_prompt=layout.prompt,
         clips=clips,
     )
