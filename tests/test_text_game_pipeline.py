@@ -45,7 +45,7 @@ from rlvr_lib.worlds.text_game_data import load_cases
 profile = load_profile("smoke")
 out, data, base = map(Path, sys.argv[1:])
 task = make_task(profile, base / "model")
-evaluate(out, profile, task, {"in_distribution": load_cases(data / "test.jsonl")}, {"base": base / "model"})
+evaluate(out, profile, task, {"in_distribution": load_cases(data / "test.jsonl")}, {"sft": base / "model"})
 """
 
 
@@ -160,15 +160,27 @@ def test_a_killed_table_ends_like_an_unbroken_one(profile, data, base, tmp_path)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    evaluate(whole, profile, task, {"in_distribution": cases}, {"base": base / "model"})
-    run(TABLE_JOB, killed, data, base, kill_when=(killed / "base.csv").exists)
-    assert not (killed / "base_greedy.csv").exists()
-    done = (killed / "base.csv").stat().st_mtime_ns
+    evaluate(whole, profile, task, {"in_distribution": cases}, {"sft": base / "model"})
+    run(TABLE_JOB, killed, data, base, kill_when=(killed / "sft.csv").exists)
+    assert not (killed / "sft_greedy.csv").exists()
+    done = (killed / "sft.csv").stat().st_mtime_ns
     run(TABLE_JOB, killed, data, base)
-    assert (killed / "base.csv").stat().st_mtime_ns == done  # a finished row is not made again
+    assert (killed / "sft.csv").stat().st_mtime_ns == done  # a finished row is not made again
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in killed.iterdir())
-    assert "base_greedy.csv" in names and "oracle.csv" in names
+    assert "sft_greedy.csv" in names and "oracle.csv" in names
     for name in names:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    assert len(pd.read_csv(whole / "base.csv")) == len(cases)
+    assert len(pd.read_csv(whole / "sft.csv")) == len(cases)
+
+
+def test_rows_made_side_by_side_are_those_made_in_turn(profile, data, base, tmp_path):
+    task, cases = make_task(profile, base / "model"), load_cases(data / "test.jsonl")
+    both = load_profile("smoke", overrides="threads=2")
+    made = {}
+    for name, settings in (("turn", profile), ("side", both)):
+        (tmp_path / name).mkdir()
+        made[name] = evaluate(tmp_path / name, settings, task, {"in_distribution": cases}, {"sft": base / "model"})
+    assert list(made["side"]["seconds"]) == list(made["turn"]["seconds"]) == ["sft", "sft_greedy", "sft_t05"]
+    for path in (tmp_path / "turn").iterdir():
+        assert path.read_bytes() == (tmp_path / "side" / path.name).read_bytes(), path.name
