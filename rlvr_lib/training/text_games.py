@@ -70,7 +70,7 @@ def _train_base(folder: Path, profile: Profile, data: Path, steps: int, layouts:
     model = likelihood.tiny_qwen2(
         tokenizer, size.hidden, size.layers, size.heads, size.kv_heads, size.intermediate, profile.seed
     )
-    every = max(1, min(200, steps // 4))
+    every = max(1, min(200, steps // 2))
     trainer = likelihood.train_likelihood(
         model,
         train,
