@@ -1,5 +1,6 @@
 """The released text-game weights: they match their manifests, and they answer."""
 
+import hashlib
 import json
 import shutil
 
@@ -54,7 +55,7 @@ def test_the_fine_tuned_model_answers():
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
-    shutil.copytree(released.RELEASED / "sft", tmp_path / "sft")
+    shutil.copytree(released.released.RELEASED / "sft", tmp_path / "sft")
     monkeypatch.setattr(released, "RELEASED", tmp_path)
     weights = tmp_path / "sft" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
@@ -122,3 +123,31 @@ def test_the_released_tokenizer_keeps_what_moves(tmp_path, monkeypatch):
     changed = (frames[1:] - frames[:-1]).abs().amax(1, keepdim=True).expand_as(frames[1:]) > 0.05
     kept, copied = ((frames[1:] - other).abs()[changed].mean() for other in (again[1:], frames[:-1]))
     assert kept < 0.7 * copied
+
+
+def test_a_training_is_released_with_what_was_run(tmp_path, monkeypatch):
+    """Curve, settings and hash go into the manifest; weights that came from a release are not released again."""
+    profile = load_profile("smoke", overrides=f"runs_dir={tmp_path / 'runs'}")
+    stage = tmp_path / "runs" / "smoke" / "text_game_sft"
+    model = AutoModelForCausalLM.from_pretrained(released.RELEASED / "sft")
+    model.save_pretrained(stage / "model")
+    load_tokenizer(released.RELEASED / "sft").save_pretrained(stage / "model")
+    monkeypatch.setattr(released, "RELEASED", tmp_path / "weights")
+    done = {
+        "seed": 3,
+        "settings": {"text_game.sft": {"batch": 2}},
+        "seconds": 5,
+        "provenance": {},
+        "facts": {"steps": 4},
+    }
+    (stage / "done.json").write_text(json.dumps(done))
+    rows = [{"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 0.5, "seconds": 1.0}]
+    (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = released.release_text_game(profile, "sft", "the command")
+    told = json.loads((folder / "manifest.json").read_text())
+    assert told["command"] == "the command" and told["seed"] == 3 and told["facts"] == {"steps": 4}
+    assert told["curve"] == [{"step": 2, "validation_loss": 0.5, "seconds": 1.0}]
+    assert told["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (stage / "done.json").write_text(json.dumps({**done, "facts": {"released": "sft"}}))
+    with pytest.raises(UserError, match="released weights already"):
+        released.release_text_game(profile, "sft", "the command")
