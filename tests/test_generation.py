@@ -167,6 +167,24 @@ def test_the_same_numbers_for_every_prompt_give_equal_prompts_equal_responses():
     assert all(completion == found.completions[0] for completion in found.completions)
 
 
+def test_a_race_is_fair_and_shared_by_all_rows():
+    """Exponential races pick ids with the model's probabilities, and equal logits give equal ids."""
+    model, prompt = tiny(), prompts()[0]
+    with torch.no_grad():
+        first = model(torch.tensor([prompt])).logits[0, -1].softmax(-1).double()
+    numbers = torch.empty(3000, 1, V).exponential_(generator=torch.Generator().manual_seed(0))
+    wins = torch.tensor([int((first / row[0]).argmax()) for row in numbers]).bincount(minlength=V).double()
+    top = first.topk(8).indices
+    expected = torch.cat([first[top], (1 - first[top].sum())[None]]) * 3000
+    observed = torch.cat([wins[top], (3000 - wins[top].sum())[None]])
+    assert chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3
+    for row in numbers[:20]:
+        found = sample(model, [prompt] * 2, 2, 1, None, PAD, race=row)
+        assert found.completions == [[int((first / row[0]).argmax())]] * 4
+    with pytest.raises(ValueError, match="race"):
+        sample(model, [prompt], 1, 2, None, PAD, race=numbers[0])
+
+
 def test_sampled_pairs_follow_the_models_distribution():
     """Chi-square over the most likely first two tokens of 6 000 samples of one prompt."""
     model, prompt = tiny(), prompts()[0]

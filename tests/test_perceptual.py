@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.worlds.perceptual import FALLBACK, MultiScaleDissimilarity, perceptual
+from rlvr_lib.worlds.perceptual import FALLBACK, MultiScaleDissimilarity, Perceptual, perceptual
 from rlvr_lib.worlds.video_metrics import ssim
 from rlvr_lib.worlds.video_segments import to_float
 
@@ -74,3 +74,17 @@ def test_the_distance_is_frozen_but_lets_gradients_through(nothing_found):
 def test_an_unknown_net_is_named():
     with pytest.raises(UserError, match="resnet"):
         perceptual("resnet")
+
+
+def test_the_fallback_survives_autocast():
+    """A training in bfloat16 passes meets the same distance and a finite gradient, also for wild predictions."""
+    torch.manual_seed(0)
+    distance = Perceptual(FALLBACK, MultiScaleDissimilarity())
+    truth = torch.rand(2, 3, 64, 80) * 0.02 + 0.5  # nearly flat: the variance is a small difference of large numbers
+    wild = (truth + 0.01 * torch.randn_like(truth)).requires_grad_()
+    plain = distance(truth, wild)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = distance(truth, wild)
+    assert torch.equal(found, plain)
+    found.sum().backward()
+    assert wild.grad.isfinite().all()

@@ -251,7 +251,8 @@ def test_claims_on_made_up_scores(tmp_path):
     assert parts["unchanged"].interval.mean == pytest.approx(0.4) and parts["changed"].interval.n == 40
     assert parts["changed"].paper == "+8.93"
     assert claims["C2"].verdict == INCONCLUSIVE  # one case of a hundred more
-    assert claims["C5"].verdict_text == "not run (comes with a later part)"
+    assert claims["C5"].verdict_text == "not run (no RLVR model has been evaluated yet)"
+    assert claims["C9"].verdict_text == "not run (comes with a later part)"
 
 
 def test_claim_refuted_in_one_part_is_not_reproduced(tmp_path):

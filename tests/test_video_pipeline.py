@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from rlvr_lib.artifacts import Stage, UserError, read_json
-from rlvr_lib.evaluation.video import evaluate_base, liveliest_clip, load_world_model, segments_of
+from rlvr_lib.evaluation.video import evaluate_base, evaluate_rlvr, liveliest_clip, load_world_model, segments_of
 from rlvr_lib.profile import load_profile
+from rlvr_lib.progress import MetricsLog
 from rlvr_lib.report.video_tables import read_video_scores, table3
 from rlvr_lib.report.video_widgets import other_actions
 from rlvr_lib.training.video import KINDS, make_task, make_tokenizer, make_video_data, make_world_model, open_episodes
+from rlvr_lib.training.video_rlvr import make_video_rlvr
 
 TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
 
@@ -64,6 +66,38 @@ def test_the_liveliest_clip_is_held_out_and_changes_most(profile, stages):
         assert clip.frames.shape[0] == task.clip_frames + 1
         shown = (clip.frames[1:].movedim(1, -1) * 255).round().numpy().astype("uint8")
         assert (shown == episodes[name].frames[start : start + task.clip_frames]).all()
+
+
+def test_table_3_of_base_and_rlvr(profile, stages, tmp_path):
+    """RLVR from both bases at smoke, then every row of the table; what is there is not made again."""
+    tokenizers = {kind: stages[name] for kind, name in TOKENIZER.items()}
+    bases, tuned = {kind: stages[kind] for kind in KINDS}, {}
+    for kind in KINDS:
+        stage = Stage(profile, f"video_{kind}_rlvr")
+        tuned[kind] = stage.run(
+            make_video_rlvr,
+            profile=profile,
+            data=stages["data"],
+            tokenizer=tokenizers[kind],
+            base=bases[kind],
+            kind=kind,
+        )
+        rows = MetricsLog(tuned[kind] / "metrics.jsonl").read()
+        assert [row["step"] for row in rows] == [1, 2] and all(row["lpips"] > 0 for row in rows)
+        assert rows[0]["validation_mae"] > 0 and not (tuned[kind] / "checkpoints").exists()
+    arguments = (profile, stages["data"], tokenizers, bases, tuned)
+    evaluate_rlvr(tmp_path, *arguments)
+    scores = {kind: read_video_scores(tmp_path / f"{kind}.csv") for kind in KINDS}
+    assert scores["single_step"]["model"].nunique() == 9 and scores["multi_step"]["model"].nunique() == 10
+    again = scores["multi_step"][scores["multi_step"]["model"] == "base, repeated samples drawn again"]
+    assert (again["repetition"] == 0).all()
+    table = table3(scores, profile.seed, "").data.set_index(["task", "model"])
+    assert table.loc[("multi_step", "RLVR"), "paper_lpips"] == 13.4
+    assert table.loc[("multi_step", "base, repeated samples drawn again"), "paper_repetition"] == 0
+    stamp = (tmp_path / "multi_step.csv").stat().st_mtime_ns
+    (tmp_path / "single_step.csv").unlink()
+    evaluate_rlvr(tmp_path, *arguments)
+    assert (tmp_path / "multi_step.csv").stat().st_mtime_ns == stamp and (tmp_path / "single_step.csv").exists()
 
 
 def test_a_held_action_reaches_the_model(profile, stages):

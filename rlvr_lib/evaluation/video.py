@@ -3,7 +3,7 @@
 Per-segment scores go to ``<kind>.csv``; every number of the report can be recomputed from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from transformers import LlamaForCausalLM
 
 from rlvr_lib.artifacts import atomic_write_text
+from rlvr_lib.evaluation.repetition import repetition_study
 from rlvr_lib.evaluation.video_scores import moving, reference_predictions, segment_scores
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
-from rlvr_lib.tokens.video_task import VideoTask
+from rlvr_lib.tokens.video_task import MultiStepTask, VideoTask
 from rlvr_lib.training.video import KINDS, make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict_with_codes
 from rlvr_lib.worlds.perceptual import Perceptual, perceptual
@@ -25,6 +26,7 @@ from rlvr_lib.worlds.video_metrics import repeats
 from rlvr_lib.worlds.video_segments import Segment, to_float
 
 COOLER = 0.7
+REJECTION = ", repeated samples drawn again"
 CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
 
 
@@ -61,8 +63,36 @@ def evaluate_base(
     for kind in KINDS:
         task = make_task(profile, data, tokenizers[kind], kind)
         model = load_world_model(models[kind], profile)
-        scores = evaluate_kind(model, task, segments_of(profile, data, task), profile, distance)
+        scores = evaluate_kind({"base": model}, task, segments_of(profile, data, task), profile, distance)
         atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
+        facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
+    return {"metric": distance.name, **facts}
+
+
+def evaluate_rlvr(
+    folder: Path,
+    profile: Profile,
+    data: Path,
+    tokenizers: dict[str, Path],
+    bases: dict[str, Path],
+    tuned: dict[str, Path],
+) -> dict[str, Any]:
+    """Table 3: base (also with repetition rejection) and RLVR of both kinds, and the reference rows, in ``folder``.
+
+    Also the repetition study of the multi-step models, in ``repetition.csv``. A kind that is there already is kept.
+    """
+    distance, facts = perceptual(profile.video.metric, profile.torch_device()), {}
+    for kind in KINDS:
+        task = make_task(profile, data, tokenizers[kind], kind)
+        models = {"base": load_world_model(bases[kind], profile), "RLVR": load_world_model(tuned[kind], profile)}
+        clips = segments_of(profile, data, task)
+        if isinstance(task, MultiStepTask) and not (folder / "repetition.csv").exists():
+            study = repetition_study(models, task, clips, profile)
+            atomic_write_text(folder / "repetition.csv", study.to_csv(index=False))
+        if not (folder / f"{kind}.csv").exists():
+            scores = evaluate_kind(models, task, clips, profile, distance, rejection=task.has_context)
+            atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
+        scores = pd.read_csv(folder / f"{kind}.csv")
         facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
     return {"metric": distance.name, **facts}
 
@@ -73,9 +103,18 @@ def load_world_model(stage: Path, profile: Profile) -> LlamaForCausalLM:
 
 
 def evaluate_kind(
-    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], profile: Profile, distance: Perceptual
+    models: Mapping[str, LlamaForCausalLM],
+    task: VideoTask,
+    clips: Sequence[Clip],
+    profile: Profile,
+    distance: Perceptual,
+    rejection: bool = False,
 ) -> pd.DataFrame:
-    """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still."""
+    """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still.
+
+    Every model is sampled as in the paper, cooler, and greedily; ``rejection`` adds the first one with repeated samples
+    drawn again (F.3).
+    """
     settings = profile.video.evaluation
     truth, moves, rows = task.truth(clips), moving(clips, task), []
 
@@ -87,15 +126,38 @@ def evaluate_kind(
 
     for name, frames in reference_predictions(task, clips).items():
         add(name, frames, true_repeats(task, clips) if name == "tokenizer ceiling" else None)
-    for name, temperature in (
-        ("base", settings.temperature),
-        (f"base, temperature {COOLER}", COOLER),
-        ("base, greedy", 0),
-    ):
-        options = {"temperature": temperature, "top_k": settings.top_k, "batch": settings.batch}
-        frames, codes = predict_with_codes(model, task, clips, seed=profile.seed, **options)
-        add(name, frames, ends_still(task, clips, codes))
+    options = {"top_k": settings.top_k, "batch": settings.batch}
+    for name, model in models.items():
+        for suffix, temperature in (("", settings.temperature), (f", temperature {COOLER}", COOLER), (", greedy", 0)):
+            frames, codes = predict_with_codes(
+                model, task, clips, seed=profile.seed, temperature=temperature, **options
+            )
+            add(f"{name}{suffix}", frames, ends_still(task, clips, codes))
+    for name, model in [*models.items()][:1] if rejection else []:
+        options["temperature"] = settings.temperature
+        frames, codes = without_repetition(model, task, clips, profile.seed, **options)
+        add(f"{name}{REJECTION}", frames, ends_still(task, clips, codes))
     return pd.concat(rows, ignore_index=True)
+
+
+def without_repetition(
+    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], seed: int, most: int = 50, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames and codes of the first sample of each segment that does not end standing still (F.3).
+
+    Attempt j draws with seed + j. The paper sets no limit; after ``most`` attempts we keep the last one and say so.
+    """
+    frames, codes = predict_with_codes(model, task, clips, seed=seed, **options)
+    still = np.flatnonzero(ends_still(task, clips, codes))
+    for attempt in range(1, most):
+        if not len(still):
+            break
+        again = [clips[place] for place in still]
+        frames[still], codes[still] = predict_with_codes(model, task, again, seed=seed + attempt, **options)
+        still = still[ends_still(task, again, codes[still])]
+    if len(still):
+        say(f"repetition rejection: {len(still)} of {len(clips)} segments still repeat after {most} attempts")
+    return frames, codes
 
 
 def ends_still(task: VideoTask, clips: Sequence[Clip], codes: torch.Tensor) -> np.ndarray:

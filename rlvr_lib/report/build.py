@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
+from rlvr_lib.evaluation.repetition import repetition_curve
+from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import figures, video_figures
+from rlvr_lib.report import figures, video_claims, video_figures, video_rlvr_figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
 
 EVALUATION = "text_game_evaluation"
-VIDEO_EVALUATION = "video_base_evaluation"
+VIDEO_EVALUATIONS = ("video_evaluation", "video_base_evaluation")  # with RLVR, or the base models alone
 SMOKE_WARNING = "This is a smoke run: it only shows that every step works. Its numbers mean nothing."
 
 
@@ -159,11 +162,12 @@ def _text_game_tables(report: Report, runs: Path) -> list[Table]:
 
 def _video_tables(report: Report, runs: Path) -> list[Table]:
     """Table 3 as far as it has been evaluated."""
-    paths = {kind: runs / VIDEO_EVALUATION / f"{kind}.csv" for kind in TITLES}
-    if not all(path.exists() for path in paths.values()):
+    whole = [name for name in VIDEO_EVALUATIONS if all((runs / name / f"{kind}.csv").exists() for kind in TITLES)]
+    if not whole:
         report.missing.append("Table 3: no video world model has been evaluated yet")
         return []
-    stage = next((stage for stage in report.stages if stage.name == VIDEO_EVALUATION), StageRecord(VIDEO_EVALUATION))
+    paths = {kind: runs / whole[0] / f"{kind}.csv" for kind in TITLES}
+    stage = next((stage for stage in report.stages if stage.name == whole[0]), StageRecord(whole[0]))
     words = [
         *report.warnings,
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
@@ -235,12 +239,24 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
         report.missing.append("Figure 3: the video world models have not been trained yet")
         return []
     metric = next((str(stage.facts["metric"]) for stage in report.stages if "metric" in stage.facts), "LPIPS")
-    video_figures.figure3_likelihood(
-        {TITLES[kind]: curve_of(stage) for kind, stage in stages.items()}, metric, path=folder / "figure3_mle_then_rlvr"
-    )
-    return [
-        (folder / "figure3_mle_then_rlvr.png", "Figure 3, left part: likelihood training of the video world models.")
-    ]
+    likelihood = {TITLES[kind]: curve_of(stage) for kind, stage in stages.items()}
+    rlvr = {TITLES[kind]: MetricsLog(runs / f"video_{kind}_rlvr" / "metrics.jsonl").read() for kind in TITLES}
+    path = folder / "figure3_mle_then_rlvr"
+    if not all(rlvr.values()):
+        video_figures.figure3_likelihood(likelihood, metric, path=path)
+        return [(path.with_suffix(".png"), "Figure 3, left part: likelihood training of the video world models.")]
+    video_rlvr_figures.figure3(likelihood, rlvr, metric, path=path)
+    drawn = [(path.with_suffix(".png"), "Figure 3: likelihood, then RLVR; sampled predictions of held-out segments.")]
+    path = folder / "figure8_training"
+    video_rlvr_figures.figure8(rlvr, metric, path=path)
+    drawn.append((path.with_suffix(".png"), "Figure 8: reward, L1 and perceptual metric during RLVR."))
+    study = runs / video_claims.EVALUATION / "repetition.csv"
+    if study.exists():
+        path = folder / "repetition_by_frame"
+        video_rlvr_figures.repetition_figure(repetition_curve(pd.read_csv(study), report.seed), path)
+        words = "Repetition by frame, under fresh noise and under the noise that the released evaluator shares."
+        drawn.append((path.with_suffix(".png"), words))
+    return drawn
 
 
 def export_reference(profile: "Profile", name: str = "reference") -> Path:

@@ -163,6 +163,8 @@ def context(
 
 def evaluate_claims(runs: Path, seed: int) -> list[Claim]:
     """Every claim of the paper, judged on what exists under ``runs`` (= runs/<profile>); never fails for a gap."""
+    from rlvr_lib.report import video_claims  # noqa: F401 (registers its claims; it imports this module)
+
     statements = yaml.safe_load((PAPER_RESULTS / "claims.yaml").read_text(encoding="utf-8"))
     evidence = Evidence(runs, seed)
     return [_judge(name, entry, evidence) for name, entry in statements.items()]

@@ -19,7 +19,7 @@ TITLES = {"single_step": "Single-step prediction", "multi_step": "Multi-step pre
 SCALES = {"repetition": 100.0, "mse": 100.0, "mae": 100.0, "psnr": 1.0, "ssim": 100.0}
 HEADS = {"repetition": "repetition %", "mse": "MSE", "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 COPY = "copy last frame, through the tokenizer"
-PAPER = {"base": "base"}
+PAPER = {"base": "base", "base, repeated samples drawn again": "base_rejection", "RLVR": "rlvr"}
 KEYS = ("model", "segment", "moving", "repetition")
 
 

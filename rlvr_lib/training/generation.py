@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlvr_lib.training.choosing import Chooser
 from rlvr_lib.training.shared_prompt import ATTENTION, base_model, no_mask
 
 _DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
@@ -60,6 +61,7 @@ def sample(
     top_k: int = 0,
     given: Tensor | None = None,
     uniforms: Tensor | None = None,
+    race: Tensor | None = None,
 ) -> SampleResult:
     """Sample `group_size` responses to each prompt.
 
@@ -77,6 +79,8 @@ def sample(
             columns for all prompts, and never the first. They go through the model together with the sampled id before
             them, so they cost no pass of their own.
         uniforms: (B, G, max_new_tokens) numbers in [0, 1) to draw with, in place of the generator's.
+        race: (max_new_tokens, V) exponential numbers that all rows draw with instead: the id with the largest
+            probability / number wins. Serving engines draw so; here it makes many requests share their noise.
 
     Raises:
         ValueError: empty prompt, or a setting outside its range.
@@ -91,8 +95,10 @@ def sample(
         raise ValueError(f"uniforms: needs {(len(prompts), group_size, max_new_tokens)}, got {tuple(uniforms.shape)}")
     device = next(model.parameters()).device
     ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    chooser = _Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k)
-    if greedy:
+    chooser = Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k, race)
+    if race is not None and len(race) != max_new_tokens:
+        raise ValueError(f"race: needs {max_new_tokens} rows, got {len(race)}")
+    if greedy or race is not None:
         uniforms = None
     elif uniforms is None:
         source = generator.device if generator is not None else "cpu"
@@ -137,41 +143,6 @@ def _sampling_mode(model: nn.Module):
             model.train()
         if before != ATTENTION:
             inner.set_attn_implementation(before)
-
-
-class _Chooser:
-    """Picks next tokens from logits (rows, V)."""
-
-    def __init__(self, ends: list[int], pad_id: int, temperature: float, top_p: float, greedy: bool, device, top_k=0):
-        self.ends, self.pad_id, self.greedy = torch.tensor(ends, dtype=torch.long, device=device), pad_id, greedy
-        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
-
-    def __call__(self, logits: Tensor, uniform: Tensor | None) -> Tensor:
-        if self.greedy:
-            return logits.argmax(-1)
-        logits = logits.float()
-        if self.temperature != 1:
-            logits = logits / self.temperature
-        if 0 < self.top_k < logits.shape[1]:
-            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], float("-inf"))
-        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-        if self.top_p < 1:
-            weights = _nucleus(weights, self.top_p)
-        # Inverse distribution function: the first token whose cumulative weight exceeds u times the total.
-        cumulative = weights.cumsum(-1)
-        threshold = uniform[:, None].clamp(max=1 - 1e-6) * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
-
-    def is_end(self, tokens: Tensor) -> Tensor:
-        return torch.isin(tokens, self.ends) if len(self.ends) != 1 else tokens == self.ends
-
-
-def _nucleus(weights: Tensor, top_p: float) -> Tensor:
-    """Zero all but the smallest set of tokens that holds at least `top_p` of each row's weight."""
-    ordered, index = weights.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = before < top_p * weights.sum(-1, keepdim=True)
-    return torch.zeros_like(weights).scatter_(1, index, ordered * kept)
 
 
 class _Layer:
@@ -347,7 +318,7 @@ class _Batch:
 
 
 def _decode(
-    batch: _Batch, chooser: _Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen, given: Tensor | None
+    batch: _Batch, chooser: Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen, given: Tensor | None
 ) -> None:
     """Run one batch to its end and write its responses into `result`; `given` (rows, max_new_tokens) as in `sample`."""
     started = time.perf_counter()
@@ -362,7 +333,7 @@ def _decode(
     for step in range(max_new_tokens):
         if known[step]:
             continue  # was fed with the sampled token before it
-        following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step])
+        following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step], step)
         tokens[step, alive] = following
         ends = chooser.is_end(following) & ~done
         done = done | ends

@@ -28,12 +28,14 @@ def sample_response(
     top_k: int = 0,
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
+    race: Tensor | None = None,
     max_rows: int = 512,
 ) -> Tensor:
     """Prompt ids [B, P] and the ids of given actions [B, n] -> response ids [B x G, R], prompt by prompt.
 
     ``temperature`` 0 is greedy; ``top_k`` 0 keeps every id. Any id may be drawn; decoding clamps them. ``uniforms``
-    [B, G, R] are the random numbers to draw with, if the generator's are not wanted.
+    [B, G, R] are the random numbers to draw with, if the generator's are not wanted; ``race`` [R, V] is noise that all
+    rows share (see :func:`rlvr_lib.training.generation.sample`).
     """
     if prompt.shape[1] != layout.prompt:
         raise ValueError(f"{layout.kind} layout: a prompt has {layout.prompt} ids, got {prompt.shape[1]}")
@@ -53,5 +55,6 @@ def sample_response(
         top_k=top_k,
         given=given_columns(layout, given, len(prompt)),
         uniforms=uniforms,
+        race=race,
     )
     return torch.tensor(result.completions, device=prompt.device)

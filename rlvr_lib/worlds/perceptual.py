@@ -45,8 +45,9 @@ class Perceptual(nn.Module):
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
         if truth.shape != prediction.shape or truth.dim() < 4:
             raise ValueError(f"frames of one shape wanted, not {tuple(truth.shape)} and {tuple(prediction.shape)}")
-        first, second = (frames.flatten(0, -4) for frames in (truth, prediction))
-        return self.distance(first, second).reshape(truth.shape[:-3])
+        first, second = (frames.flatten(0, -4).float() for frames in (truth, prediction))
+        with torch.autocast(first.device.type, enabled=False):  # MS-SSIM's variances vanish in bfloat16
+            return self.distance(first, second).reshape(truth.shape[:-3])
 
     @torch.no_grad()
     def to_group(self, truth: Tensor, predictions: Tensor) -> Tensor:

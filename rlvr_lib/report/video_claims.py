@@ -1,0 +1,84 @@
+"""Claims about robot video: RLVR against the base (C5, C6) and against rejecting repeated samples (C7).
+
+Paired over the same held-out segments, one sample each. MSE, MAE, SSIM and the perceptual metric are in hundredths, as
+the paper's tables are; PSNR is in dB, repetition in percentage points.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlvr_lib.evaluation.statistics import paired_difference
+from rlvr_lib.evaluation.video import REJECTION
+from rlvr_lib.report.claims import INCONCLUSIVE, Evidence, Outcome, Part, claim, verdict
+from rlvr_lib.report.video_tables import perceptual_column, read_video_scores
+
+EVALUATION = "video_evaluation"
+HIGHER = {"psnr": True, "ssim": True}
+
+
+@claim("C5")
+def single_step_gains(evidence: Evidence) -> Outcome:
+    """Every metric of the single-step model with RLVR minus the base."""
+    return _compare(evidence, "single_step", "base", "RLVR")
+
+
+@claim("C6")
+def multi_step_gains(evidence: Evidence) -> Outcome:
+    """The same for seven frames, and the repetition rate."""
+    return _compare(evidence, "multi_step", "base", "RLVR", repetition=True)
+
+
+@claim("C7")
+def rejection_helps_less(evidence: Evidence) -> Outcome:
+    """Perceptual metric of RLVR minus the base with repeated samples drawn again; what rejection brings, beside."""
+    frame = _scores(evidence, "multi_step")
+    if isinstance(frame, str):
+        return [], frame
+    name = f"base{REJECTION}"
+    if name not in set(frame["model"]):
+        return [], "no sample of the base was drawn again"
+    metric = perceptual_column(frame)
+    part = _part(frame, metric, name, "RLVR", evidence.seed, f"{metric}, RLVR minus rejection")
+    beside = _part(frame, metric, "base", name, evidence.seed, f"{metric}, rejection minus base", decides=False)
+    return [part, beside], ""
+
+
+def _compare(evidence: Evidence, kind: str, a: str, b: str, repetition: bool = False) -> Outcome:
+    frame = _scores(evidence, kind)
+    if isinstance(frame, str):
+        return [], frame
+    parts = [_part(frame, "repetition", a, b, evidence.seed, "repetition")] if repetition else []
+    names = {"mse": "MSE", "psnr": "PSNR", "ssim": "SSIM", perceptual_column(frame): perceptual_column(frame)}
+    parts += [_part(frame, column, a, b, evidence.seed, name) for column, name in names.items()]
+    parts += [_part(frame, "mae", a, b, evidence.seed, "MAE", decides=False)]
+    greedy = _part(
+        frame, perceptual_column(frame), f"{a}, greedy", f"{b}, greedy", evidence.seed, "both decoded greedily"
+    )
+    return [*parts, _context(greedy)], ""
+
+
+def _context(part: Part) -> Part:
+    return Part(part.name, part.interval, part.verdict, unit=part.unit, decides=False)
+
+
+def _scores(evidence: Evidence, kind: str) -> pd.DataFrame | str:
+    """Scores of a kind, or why there are none."""
+    path = evidence.runs / EVALUATION / f"{kind}.csv"
+    if not path.exists():
+        return "no RLVR model has been evaluated yet"
+    frame = read_video_scores(path)
+    missing = {"base", "RLVR"} - set(frame["model"])
+    return f"no scores of {sorted(missing)[0]}" if missing else frame
+
+
+def _part(frame: pd.DataFrame, column: str, a: str, b: str, seed: int, name: str, decides: bool = True) -> Part:
+    values: list[Any] = [
+        frame[frame["model"] == model].set_index("segment").sort_index()[column].to_numpy(float) for model in (a, b)
+    ]
+    if len(values[0]) != len(values[1]) or not len(values[0]) or np.isnan(values).any():
+        return Part(name, None, INCONCLUSIVE, decides=decides)
+    gap = paired_difference(values[0], values[1], seed)
+    higher = HIGHER.get(column, False)
+    return Part(name, gap, verdict(gap, higher), unit="plain" if column == "psnr" else "points", decides=decides)
