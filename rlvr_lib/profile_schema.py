@@ -5,7 +5,7 @@ through in docs/decisions.md; "our choice" has no counterpart there. A new modal
 of its own beside this one) and one field in :class:`rlvr_lib.profile.Profile`.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,6 +29,16 @@ def _divides(section: Section, whole: str, part: str) -> None:
     if getattr(section, whole) % getattr(section, part):
         raise ValueError(
             f"{whole}: {getattr(section, whole)} is not a multiple of {part} ({getattr(section, part)}); change either"
+        )
+
+
+def even_batches(rlvr: Any) -> None:
+    """Raise unless a rollout batch is cut evenly into updates, and an update evenly into micro-batches."""
+    _divides(rlvr, "prompts_per_step", "prompts_per_update")
+    if rlvr.prompts_per_update * rlvr.group_size % rlvr.sequences_per_micro_batch:
+        raise ValueError(
+            f"sequences_per_micro_batch: {rlvr.sequences_per_micro_batch} does not divide prompts_per_update x "
+            f"group_size ({rlvr.prompts_per_update} x {rlvr.group_size})"
         )
 
 
@@ -166,12 +176,7 @@ class TextGameRLVR(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        _divides(self, "prompts_per_step", "prompts_per_update")
-        if self.prompts_per_update * self.group_size % self.sequences_per_micro_batch:
-            raise ValueError(
-                f"sequences_per_micro_batch: {self.sequences_per_micro_batch} does not divide prompts_per_update x "
-                f"group_size ({self.prompts_per_update} x {self.group_size})"
-            )
+        even_batches(self)
         return self
 
 

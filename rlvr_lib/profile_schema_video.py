@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlvr_lib.profile_schema import Beta, Count, NotNegative, Positive, Section, Start, Whole
+from rlvr_lib.profile_schema import Beta, Count, NotNegative, Positive, Section, Start, Whole, even_batches
 
 Widths = Annotated[list[Count], Field(min_length=2)]
 
@@ -102,7 +102,7 @@ class RewardWeights(Section):
 class VideoRLVR(Section):
     """GRPO of one world model (spec E)."""
 
-    steps: Whole = Field(description="Rollout batches; spec E.1: 100 to 300, stopped by hand.")
+    steps: Count = Field(description="Rollout batches; spec E.1: 100 to 300, stopped by hand.")
     prompts_per_step: Count = Field(description="Clips per rollout batch; spec E.1: 128.")
     prompts_per_update: Count = Field(description="Clips per optimiser update; spec E.1: 32, four updates a batch.")
     group_size: Annotated[int, Field(ge=2)] = Field(description="Responses per clip, G; spec E.1: 16.")
@@ -131,13 +131,7 @@ class VideoRLVR(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.prompts_per_step % self.prompts_per_update:
-            raise ValueError(f"prompts_per_step: {self.prompts_per_step} is no multiple of {self.prompts_per_update}")
-        if self.prompts_per_update * self.group_size % self.sequences_per_micro_batch:
-            raise ValueError(
-                f"sequences_per_micro_batch: {self.sequences_per_micro_batch} does not divide prompts_per_update x "
-                f"group_size ({self.prompts_per_update} x {self.group_size})"
-            )
+        even_batches(self)
         return self
 
 

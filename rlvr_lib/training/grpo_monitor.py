@@ -98,6 +98,34 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.4g}"
 
 
+class Validation(TrainerCallback):
+    """Measures something before training, every ``settings.evaluate_every`` rollout steps and after the last one.
+
+    A subclass says what in ``_measure(step)``; its values enter the log of that step, so they land in metrics.jsonl.
+    """
+
+    def __init__(self, settings: Any):
+        self.settings = settings
+        self.fresh: dict[str, float] = {}
+
+    def _measure(self, step: int) -> dict[str, float]:
+        raise NotImplementedError
+
+    def on_train_begin(self, args, state, control, **_):
+        if state.global_step == 0:
+            self.fresh = self._measure(0)
+
+    def on_step_end(self, args, state, control, **_):
+        step, rest = divmod(state.global_step, updates_per_rollout(args))
+        if rest == 0 and (step % self.settings.evaluate_every == 0 or step == self.settings.steps):
+            self.fresh = self._measure(step)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs is not None and "reward" in logs:
+            logs.update(self.fresh)
+            self.fresh = {}
+
+
 class MetricsCallback(TrainerCallback):
     """Appends a JSON line per rollout step to `path`, and says a short line at most every ten seconds.
 

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.text_game_task import TextGameTask
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo_monitor import updates_per_rollout
+from rlvr_lib.training.grpo_monitor import Validation
 from rlvr_lib.worlds.text_game_rewards import is_changed, score_answer
 from rlvr_lib.worlds.transitions import TextTransition
 
@@ -63,32 +62,14 @@ def reward_with_accuracy(kind: str) -> _Reward:
     return _Reward(kind)
 
 
-class GreedyValidation(TrainerCallback):
-    """Before training and every ``evaluate_every`` rollout steps: greedy answers to validation cases, one each.
-
-    The accuracies enter the log of that step (``validation_accuracy`` and its parts), so they land in metrics.jsonl.
-    """
+class GreedyValidation(Validation):
+    """Greedy answers to validation cases, one each: ``validation_accuracy`` and its parts."""
 
     def __init__(self, task: TextGameTask, cases: Sequence[TextTransition], settings: Any, trainer: Any):
-        self.task, self.cases, self.settings, self.trainer = task, cases, settings, trainer
+        super().__init__(settings)
+        self.task, self.cases, self.trainer = task, cases, trainer
         self.prompts = task.prompt_ids(cases)
         self.changed = [is_changed(case.current, case.target) for case in cases]
-        self.fresh: dict[str, float] = {}
-
-    def on_train_begin(self, args, state, control, **_):
-        if state.global_step == 0:
-            self.fresh = self._measure(0)
-
-    def on_step_end(self, args, state, control, **_):
-        updates = updates_per_rollout(args)
-        step, rest = divmod(state.global_step, updates)
-        if rest == 0 and (step % self.settings.evaluate_every == 0 or step == self.settings.steps):
-            self.fresh = self._measure(step)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if logs is not None and "reward" in logs:
-            logs.update(self.fresh)
-            self.fresh = {}
 
     def _measure(self, step: int) -> dict[str, float]:
         tokenizer = self.task.tokenizer

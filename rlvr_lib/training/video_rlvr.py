@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import PreTrainedTokenizerFast
 
 from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_video import VideoRLVR
@@ -18,7 +18,7 @@ from rlvr_lib.tokens.video_layouts import Layout
 from rlvr_lib.training.checkpoints import last_whole_checkpoint
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
-from rlvr_lib.training.grpo_monitor import updates_per_rollout
+from rlvr_lib.training.grpo_monitor import Validation
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict
 from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
@@ -66,29 +66,12 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
         return batch
 
 
-class FrameValidation(TrainerCallback):
-    """Before training and every ``evaluate_every`` rollout batches: one sample for each of the first test segments.
-
-    The reward and its parts enter the log of that step as ``validation_*`` (E.5).
-    """
+class FrameValidation(Validation):
+    """One sample for each of the first test segments: the reward and its parts as ``validation_*`` (E.5)."""
 
     def __init__(self, clips: Sequence[Clip], reward: FrameReward, settings: VideoRLVR, trainer: Any, seed: int):
-        self.clips, self.reward, self.settings, self.trainer, self.seed = clips, reward, settings, trainer, seed
-        self.fresh: dict[str, float] = {}
-
-    def on_train_begin(self, args, state, control, **_):
-        if state.global_step == 0:
-            self.fresh = self._measure(0)
-
-    def on_step_end(self, args, state, control, **_):
-        step, rest = divmod(state.global_step, updates_per_rollout(args))
-        if rest == 0 and (step % self.settings.evaluate_every == 0 or step == self.settings.steps):
-            self.fresh = self._measure(step)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if logs is not None and "reward" in logs:
-            logs.update(self.fresh)
-            self.fresh = {}
+        super().__init__(settings)
+        self.clips, self.reward, self.trainer, self.seed = clips, reward, trainer, seed
 
     def _measure(self, step: int) -> dict[str, float]:
         task = self.reward.task
@@ -168,7 +151,7 @@ def build_trainer(
         model=str(model),
         reward_funcs=reward,
         args=arguments,
-        train_dataset=clips.dataset(max(1, settings.steps) * settings.prompts_per_step),
+        train_dataset=clips.dataset(settings.steps * settings.prompts_per_step),
         shared_prompt=settings.shared_prompt,
         skip_equal=settings.skip_equal,
         max_prompt=layout.prompt,
