@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from rlvr_lib.artifacts import Stage, UserError, read_json
-from rlvr_lib.evaluation.video import evaluate_base, evaluate_rlvr, liveliest_clip, load_world_model, segments_of
+from rlvr_lib.evaluation.video import (
+    evaluate_base,
+    evaluate_rlvr,
+    liveliest_clip,
+    load_world_model,
+    segments_of,
+    without_repetition,
+)
 from rlvr_lib.profile import load_profile
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.report.video_tables import read_video_scores, table3
@@ -131,3 +138,22 @@ def test_a_checkpoint_folder_says_what_was_done(stages):
     facts = read_json(stages["single_step"] / "done.json")["facts"]
     assert facts["steps"] == 4 and facts["parameters"] > 0 and facts["validation_loss"] > 0
     assert (stages["single_step"] / "model" / "model.safetensors").exists()
+
+
+def test_repeating_samples_are_drawn_again_and_only_they(profile, stages, monkeypatch, capsys):
+    """Attempt j (seed + j) frees segment j; segment 3 never moves and is told."""
+    task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
+    clips, asked = [object() for _ in range(4)], []
+
+    def predicted(_model, _task, some, *, seed, **_):
+        numbers = [clips.index(clip) for clip in some]
+        asked.append((seed, numbers))
+        codes = torch.zeros(len(some), 2, 1, dtype=torch.long)
+        codes[[place for place, number in enumerate(numbers) if number <= seed - 10 and number < 3], 1] = 1
+        return torch.full((len(some), 2, 3, 4, 4), float(seed)), codes
+
+    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_with_codes", predicted)
+    frames, codes = without_repetition(None, task, clips, seed=10, most=5)
+    assert asked == [(10, [0, 1, 2, 3]), (11, [1, 2, 3]), (12, [2, 3]), (13, [3]), (14, [3])]
+    assert frames[:, 0, 0, 0, 0].tolist() == [10, 11, 12, 14] and codes[:, 1, 0].tolist() == [1, 1, 1, 0]
+    assert "1 of 4 segments still repeat after 5 attempts" in capsys.readouterr().out

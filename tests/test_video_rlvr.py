@@ -85,6 +85,8 @@ def test_a_group_is_compared_as_its_pairs_are(scale):
     for place in np.ndindex(2, 4, 3):
         pair = distance(truth[place[0], place[2]][None], frames[place][None])
         torch.testing.assert_close(found[place], pair[0], rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # neither scale may notice
+        assert torch.equal(distance.to_group(truth, frames), found)
     with pytest.raises(ValueError, match="no group"):
         distance.to_group(truth, frames[:, :, :2])
 

@@ -54,12 +54,13 @@ class Perceptual(nn.Module):
         """Truth [P, K, 3, H, W] against G predictions of it [P, G, K, 3, H, W] -> [P, G, K], the truth read once."""
         if truth.shape != predictions[:, 0].shape:
             raise ValueError(f"no group of predictions: {tuple(truth.shape)} and {tuple(predictions.shape)}")
-        first = self.distance.features(truth.flatten(0, 1))
-        second = self.distance.features(predictions.flatten(0, 2))
         shape = predictions.shape[:3]
-        layers = zip(first, second, strict=True)
-        pairs = [(a.unflatten(0, (shape[0], 1, shape[2])), b.unflatten(0, shape)) for a, b in layers]
-        return self.distance.compare(pairs)
+        with torch.autocast(truth.device.type, enabled=False):
+            first = self.distance.features(truth.flatten(0, 1).float())
+            second = self.distance.features(predictions.flatten(0, 2).float())
+            layers = zip(first, second, strict=True)
+            pairs = [(a.unflatten(0, (shape[0], 1, shape[2])), b.unflatten(0, shape)) for a, b in layers]
+            return self.distance.compare(pairs)
 
     def train(self, mode: bool = True) -> "Perceptual":
         """Stays in evaluation mode: a loss has no dropout."""
@@ -87,14 +88,12 @@ class _Lpips(nn.Module):
         self.model.net.load_state_dict({slices[key]: value for key, value in weights.items() if key in slices})
 
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
-        with torch.autocast(truth.device.type, enabled=False):
-            return self.model(2 * truth.float() - 1, 2 * prediction.float() - 1).flatten()
+        return self.model(2 * truth - 1, 2 * prediction - 1).flatten()
 
     def features(self, frames: Tensor) -> list[Tensor]:
         """Frames [B, 3, H, W] in [0, 1] -> the trunk's layers [B, C, h, w], each position brought to length one."""
-        with torch.autocast(frames.device.type, enabled=False):
-            layers = self.model.net(self.model.scaling_layer(2 * frames.float() - 1))
-            return [lpips.normalize_tensor(layer) for layer in layers]
+        layers = self.model.net(self.model.scaling_layer(2 * frames - 1))
+        return [lpips.normalize_tensor(layer) for layer in layers]
 
     def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Features [..., C, h, w] twice per layer, broadcast against each other -> distances [...]."""
