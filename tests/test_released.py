@@ -55,7 +55,7 @@ def test_the_fine_tuned_model_answers():
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
-    shutil.copytree(released.released.RELEASED / "sft", tmp_path / "sft")
+    shutil.copytree(released.RELEASED / "sft", tmp_path / "sft")
     monkeypatch.setattr(released, "RELEASED", tmp_path)
     weights = tmp_path / "sft" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
