@@ -18,7 +18,7 @@ from rlvr_lib.progress import MetricsLog
 from rlvr_lib.tokens.text_game_task import compact_prompt
 from rlvr_lib.training.teacher import read_sft_samples
 from rlvr_lib.training.text_game_corpus import base_pages, make_data
-from rlvr_lib.training.text_games import make_base, make_rlvr, make_task
+from rlvr_lib.training.text_games import evenly, make_base, make_rlvr, make_task
 from rlvr_lib.worlds.text_game_data import crawl_transitions, load_cases, question_key
 from rlvr_lib.worlds.text_games import HELD_OUT, TRAINING_GAMES
 
@@ -127,6 +127,14 @@ def questions(page) -> list[str]:
     """Every (situation, action) on a page of play or of answers, as a prompt would write it."""
     play = [page[0][0] + text for text, _ in page if text.startswith("Action: ")]
     return play or [text for text, _ in page if "\nAction: " in text]
+
+
+def test_cases_of_a_validation_come_from_every_game():
+    """A file of 400 cases is ordered by game: 40 of each of ten."""
+    cases = [(game, number) for game in range(10) for number in range(40)]
+    chosen = evenly(cases, 100)
+    assert [sum(case[0] == game for case in chosen) for game in range(10)] == [10] * 10
+    assert len(set(chosen)) == 100 and evenly(cases[:7], 100) == cases[:7] and len(evenly(cases, 150)) == 150
 
 
 def test_the_same_seed_gives_the_same_data(profile, data, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.profile import Profile
@@ -135,8 +136,14 @@ def _rows_of(
         yield from map(_write_row, work)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(profile.threads, len(work)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with context.Pool(min(profile.threads, len(work)), initializer=_alone) as pool:
         yield from pool.imap(_write_row, work)
+
+
+def _alone() -> None:
+    """A worker has one thread and shows no bars of its own."""
+    torch.set_num_threads(1)
+    disable_progress_bar()
 
 
 def _write_row(work: tuple) -> tuple[str, float]:

@@ -7,6 +7,7 @@ the laptop profile; a short live training then still shows what the training doe
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,12 @@ def make_sft(folder: Path, profile: Profile, data: Path, base: Path) -> dict[str
     return facts
 
 
+def evenly(cases: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of ``cases``, at even distances: files are ordered by game, and every game has to be seen."""
+    count = min(most, len(cases))
+    return [cases[place * len(cases) // count] for place in range(count)]
+
+
 def make_rlvr(folder: Path, profile: Profile, data: Path, sft: Path, reward: str) -> dict[str, Any]:
     """GRPO from the SFT model with the ``binary`` or ``task_specific`` reward: model and metrics.jsonl."""
     settings, seed = profile.text_game.rlvr, profile.seed
@@ -160,7 +167,7 @@ def make_rlvr(folder: Path, profile: Profile, data: Path, sft: Path, reward: str
         skip_equal=settings.skip_equal,
         max_prompt=settings.max_prompt,
     )
-    validation = load_cases(data / "validation.jsonl")[: settings.evaluate_cases]
+    validation = evenly(load_cases(data / "validation.jsonl"), settings.evaluate_cases)
     trainer.add_callback(GreedyValidation(task, validation, settings, trainer))
     trainer.add_callback(MetricsCallback(folder / "metrics.jsonl", label=f"rlvr {reward}"))
     last = last_whole_checkpoint(folder / "checkpoints")
