@@ -139,6 +139,7 @@ def test_metrics_reach_tensorboard_once_per_step(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     for step in range(1, 6):
         log.log(step, reward=step / 10, note="text")
+    time.sleep(1.1)  # TensorBoard reads event files in the order of their names, which hold whole seconds
     resumed = MetricsLog(tmp_path / "metrics.jsonl", resume_step=3)
     resumed.log(4, reward=0.4)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
