@@ -24,6 +24,7 @@ class Layout(ABC):
     frame_at: Tensor  # [frames, N]: where the tokens of each frame stand
     action_at: Tensor  # [actions, A]
     supervised: Tensor  # bool [S]: positions whose id likelihood training predicts
+    history: Tensor  # bool [S]: frames of the prompt that it may learn to predict as well
     sampled: Tensor  # bool [R]: response positions that the model writes itself (the others are given actions)
     prompt: int
     length: int
@@ -51,9 +52,13 @@ class Layout(ABC):
         """int64: response positions (from 0) that hold given actions."""
         return (~self.sampled).nonzero().flatten()
 
-    def labels(self, ids: Tensor) -> Tensor:
-        """[B, S] -> targets of likelihood training: the ids where supervised, IGNORED elsewhere."""
-        return torch.where(self.supervised.to(ids.device), ids, IGNORED)
+    def labels(self, ids: Tensor, history: bool = False) -> Tensor:
+        """[B, S] -> targets of likelihood training: the ids where supervised, IGNORED elsewhere.
+
+        ``history`` adds the frames of the prompt that something came before (our own, not the paper's).
+        """
+        counted = self.supervised | self.history if history else self.supervised
+        return torch.where(counted.to(ids.device), ids, IGNORED)
 
     def visual(self, ids: Tensor) -> Tensor:
         """Any ids -> codes 0..codes-1: everything that is no visual id becomes the last code (E.2, invalid ids)."""
@@ -99,6 +104,8 @@ class SingleStepLayout(Layout):
         self.supervised = torch.zeros(self.length, dtype=torch.bool)
         self.supervised[self.special_at] = True
         self.supervised[self.frame_at[context]] = True
+        self.history = torch.zeros(self.length, dtype=torch.bool)
+        self.history[self.frame_at[1:context]] = True  # the first frame has nothing to be predicted from
         self.sampled = torch.ones(self.response, dtype=torch.bool)
 
     def encode(self, frames: Tensor, actions: Tensor) -> Tensor:
@@ -159,6 +166,8 @@ class MultiStepLayout(Layout):
         self._check(self.context_at, self.frame_at, self.action_at)
         self.supervised = torch.zeros(self.length, dtype=torch.bool)
         self.supervised[self.frame_at[1:]] = True
+        self.history = torch.zeros(self.length, dtype=torch.bool)
+        self.history[self.frame_at[0]] = True
         self.sampled = self.supervised[self.prompt :].clone()
 
     def encode(self, context: Tensor, frames: Tensor, actions: Tensor) -> Tensor:

@@ -119,6 +119,12 @@ class MultiStepTask(VideoTask):
         context, codes = (torch.cat(items).cpu() for items in zip(*parts, strict=True))
         return self.layout.encode(context, codes, self._later_actions(clips))
 
+    @torch.no_grad()
+    def codes(self, context: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """A context frame [3, H, W] and frames [T, 3, H, W] -> their codes [Nc] and [T, N]."""
+        parts = [self.tokenizer.encode(context[None], part[None]) for part in frames.split(CHUNK)]
+        return parts[0][0][0], torch.cat([codes[0] for _, codes in parts])
+
     def given(self, clips: Sequence[Clip]) -> Tensor:
         return self.layout.given_ids(self._later_actions(clips))
 

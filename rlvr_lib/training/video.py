@@ -21,14 +21,13 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.released import released_video, take_released_video
-from rlvr_lib.training.video_pretrain import FrameSequences, OnlineSequences, StoredSequences, pretrain, store_sequences
+from rlvr_lib.training.video_pretrain import ContextSequences, FrameSequences, OnlineSequences, pretrain
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
 from rlvr_lib.worlds.drawers import record_set, recording_for
 from rlvr_lib.worlds.perceptual import perceptual
 from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 
-STORED = 6000  # sequences tokenised once where there is no jitter
 KINDS = ("single_step", "multi_step")
 
 
@@ -177,15 +176,12 @@ def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind:
         jitter=profile.video.data.jitter,
         whole_only=True,
     )
-    count = steps * settings.batch
+    sequences: Any = FrameSequences if isinstance(task, SingleStepTask) else ContextSequences
     if profile.video.data.jitter:
-        train: Any = OnlineSequences(task, source, count, profile.seed)
-    elif isinstance(task, SingleStepTask):
-        train = FrameSequences(task, source, count, profile.seed)
+        sequences = OnlineSequences
     else:
-        stored = max(1, min(STORED, count // 2))
-        say(f"{kind}: {stored} sequences are tokenised once (no colour jitter; the paper tokenises on line)")
-        train = StoredSequences(task, store_sequences(task, source, stored, profile.seed), count, profile.seed)
+        say(f"{kind}: every frame is tokenised once (no colour jitter; the paper tokenises on line)")
+    train = sequences(task, source, steps * settings.batch, profile.seed, settings.history_loss)
     size = Size(settings.hidden, settings.layers, settings.heads, settings.intermediate)
     distance = perceptual(profile.video.metric, device)
     held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))

@@ -2,8 +2,8 @@
 
 Item i of the training data is drawn from (seed, i), so that the order is fixed and a resumed run goes on with the items
 that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter. Without
-jitter the single-step model's frames are tokenised once, which gives the same items, and the multi-step model gets a
-fixed store of sequences (its codes depend on the context frame), which costs less than half: a departure, said aloud.
+jitter every frame is tokenised once: for the single-step model that gives the same items, for the multi-step model (whose
+codes depend on the context frame) clips share a few context frames per episode, a departure that is said aloud.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainerCall
 
 from rlvr_lib.profile_schema_video import VideoModel
 from rlvr_lib.progress import say, track
-from rlvr_lib.tokens.video_task import SingleStepTask, VideoTask
+from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import LogToFile
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.video_clips import Clip, ClipSource
-from rlvr_lib.worlds.video_segments import to_float
+from rlvr_lib.worlds.video_segments import REACH, to_float
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,15 +31,15 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class OnlineSequences(Dataset):
     """Item i: a clip drawn from (seed, i), tokenised when asked for."""
 
-    def __init__(self, task: VideoTask, source: ClipSource, length: int, seed: int):
-        self.task, self.source, self.length, self.seed = task, source, length, seed
+    def __init__(self, task: VideoTask, source: ClipSource, length: int, seed: int, history: bool = False):
+        self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         ids = self.task.encode([self.source.draw(np.random.default_rng((self.seed, index)))])
-        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids)[0]}
+        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids, self.history)[0]}
 
 
 class FrameSequences(Dataset):
@@ -48,8 +48,8 @@ class FrameSequences(Dataset):
     The same wherever a frame's codes do not depend on the clip: single-step sequences without colour jitter.
     """
 
-    def __init__(self, task: SingleStepTask, source: ClipSource, length: int, seed: int):
-        self.task, self.source, self.length, self.seed = task, source, length, seed
+    def __init__(self, task: SingleStepTask, source: ClipSource, length: int, seed: int, history: bool = False):
+        self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
         self.codes: dict[str, Tensor] = {}
         for name in track(source.names, label=f"tokenising frames ({task.layout.kind})", unit="episodes"):
             self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
@@ -61,34 +61,51 @@ class FrameSequences(Dataset):
         name, segment = self.source.pick(np.random.default_rng((self.seed, index)))
         bins = torch.from_numpy(self.task.bins.to_bins(self.source.episode(name).actions[segment.indices]))
         ids = self.task.layout.encode(self.codes[name][segment.indices].long()[None], bins[None])
-        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids)[0]}
+        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids, self.history)[0]}
 
 
-class StoredSequences(Dataset):
-    """``stored`` sequences tokenised once (int16 [n, S]); item i is one of them, chosen from (seed, i)."""
+class ContextSequences(Dataset):
+    """Multi-step items from codes of whole episodes, made once for a few context frames of each.
 
-    def __init__(self, task: VideoTask, ids: Tensor, length: int, seed: int):
-        self.layout, self.ids, self.length, self.seed = task.layout, ids, length, seed
+    Codes depend on the context frame, so all contexts of all clips would be dear. Stored are the first frame and one
+    random frame of every eight, each with the frames that it can serve; a clip's start is drawn as for
+    :class:`OnlineSequences`, its context uniformly from the stored ones within the paper's reach.
+    """
+
+    STRIDE = 8  # half of the reach, so that every start has a stored context
+
+    def __init__(self, task: MultiStepTask, source: ClipSource, length: int, seed: int, history: bool = False):
+        self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
+        self.codes: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
+        for place, name in enumerate(track(source.names, label="tokenising episodes (multi-step)", unit="episodes")):
+            frames = to_float(source.episode(name).frames).to(task.device)
+            self.codes[name] = {
+                at: self._pair(frames, at) for at in self._contexts(len(frames), np.random.default_rng((seed, place)))
+            }
+
+    def _contexts(self, frames: int, rng: np.random.Generator) -> list[int]:
+        """Frame numbers that serve as context, rising."""
+        last = frames - self.source.length
+        drawn = [first + int(rng.integers(self.STRIDE)) for first in range(0, max(last, 0) + 1, self.STRIDE)]
+        return sorted({0, *(at for at in drawn if at <= last)})
+
+    def _pair(self, frames: Tensor, at: int) -> tuple[Tensor, Tensor]:
+        context, codes = self.task.codes(frames[at], frames[at : at + REACH + self.source.length])
+        return context.cpu().short(), codes.cpu().short()
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        chosen = int(np.random.default_rng((self.seed, index)).integers(len(self.ids)))
-        ids = self.ids[chosen].long()
-        return {"input_ids": ids, "labels": self.layout.labels(ids)}
-
-
-def store_sequences(task: VideoTask, source: ClipSource, count: int, seed: int, at_once: int = 16) -> Tensor:
-    """Tokenise ``count`` random clips: int16 [count, S] (ids stay below 32 768)."""
-    if task.layout.vocabulary > 2**15:
-        raise ValueError("ids do not fit into int16")
-    rng = np.random.default_rng((seed, count))
-    parts = []
-    for first in track(range(0, count, at_once), label=f"tokenising clips ({task.layout.kind})", unit="batches"):
-        clips = [source.draw(rng) for _ in range(min(at_once, count - first))]
-        parts.append(task.encode(clips).short())
-    return torch.cat(parts)
+        rng = np.random.default_rng((self.seed, index))
+        name, segment = self.source.pick(rng)
+        start = int(segment.frames[0])
+        stored = [at for at in self.codes[name] if start - REACH <= at <= start]
+        at = stored[int(rng.integers(len(stored)))]
+        context, codes = (part.long() for part in self.codes[name][at])
+        bins = torch.from_numpy(self.task.bins.to_bins(self.source.episode(name).actions[segment.frames]))
+        ids = self.task.layout.encode(context[None], codes[segment.frames - at][None], bins[None])
+        return {"input_ids": ids[0], "labels": self.task.layout.labels(ids, self.history)[0]}
 
 
 class InOrderTrainer(Trainer):
