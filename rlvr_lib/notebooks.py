@@ -42,6 +42,8 @@ NOTEBOOKS = (
     Notebook("30_robot_video_data", uses=("video",)),
     Notebook("31_visual_tokenizers", after=("30",), uses=("video",)),
     Notebook("32_video_pretraining", after=("31",), uses=("video",)),
+    Notebook("33_video_rlvr", after=("32",), uses=("video",)),
+    Notebook("34_video_evaluation", after=("33",), uses=("video",)),
     Notebook("90_report", after=_ALL, uses=("text_game", "video")),
 )
 

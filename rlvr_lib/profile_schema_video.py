@@ -84,6 +84,14 @@ class VideoModel(Section):
     save_every: Count = Field(description="Updates between checkpoints; spec D: 10 000.")
 
 
+class MoreLikelihood(Section):
+    """The base model trained further by likelihood: the control that RLVR is held against (claim C8)."""
+
+    start: Start = Field(description="released: load our weights; scratch: train them.")
+    steps: Count = Field(description="Further updates; spec I: a third of the base's, 150 000. Same time: as measured.")
+    learning_rate: Positive = Field(description="AdamW rate, constant as in spec D: 5e-5.")
+
+
 class RewardWeights(Section):
     """R = -(mae MAE + lpips LPIPS + mse MSE - psnr PSNR - ssim SSIM), mean over predicted frames (spec E.3)."""
 
@@ -154,6 +162,8 @@ class Video(Section):
     multi_step: VideoModel = Field(description="World model over compressive tokens (spec C.4).")
     single_step_rlvr: VideoRLVR = Field(description="GRPO of the single-step model (spec E).")
     multi_step_rlvr: VideoRLVR = Field(description="GRPO of the multi-step model (spec E).")
+    multi_step_third: MoreLikelihood = Field(description="The multi-step base after a third more updates (C8).")
+    multi_step_same_time: MoreLikelihood = Field(description="The same after as long as RLVR takes (C8).")
     evaluation: VideoEvaluation = Field(description="Sampling and intervals of the tables (spec F.2).")
 
     @model_validator(mode="after")
@@ -171,4 +181,4 @@ class Video(Section):
         return self
 
 
-__all__ = ["Video", "VideoData", "VideoEvaluation", "VideoModel", "VisualTokenizer"]
+__all__ = ["MoreLikelihood", "Video", "VideoData", "VideoEvaluation", "VideoModel", "VisualTokenizer"]

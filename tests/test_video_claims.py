@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rlvr_lib.evaluation.video import REJECTION
+from rlvr_lib.evaluation.video import LONGER, REJECTION
 from rlvr_lib.report.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, evaluate_claims
 from rlvr_lib.report.video_rlvr_figures import figure3, figure8, repetition_figure, rollout_gif
 
 BETTER = {"mse": -0.002, "mae": -0.01, "psnr": 0.8, "ssim": 0.02, "LPIPS-Squeeze": -0.01, "repetition": -0.4}
 
 
-def scores(folder, kind, gains=BETTER, models=("base", "RLVR"), n=60):
+def scores(folder, kind, gains=BETTER, models=("base", "RLVR"), n=60, as_good=()):
     """RLVR differs from the base by ``gains`` on every segment; the greedy rows are equal; noise is shared."""
     rng = np.random.default_rng(0)
     start = {"mse": 0.01, "mae": 0.05, "psnr": 20.0, "ssim": 0.8, "LPIPS-Squeeze": 0.1, "repetition": 0.5}
@@ -20,7 +20,7 @@ def scores(folder, kind, gains=BETTER, models=("base", "RLVR"), n=60):
     for segment in range(n):
         noise = {name: value * (1 + 0.3 * rng.normal()) for name, value in start.items()}
         for model in [*models, *(f"{model}, greedy" for model in models)]:
-            extra = gains if model == "RLVR" else {}
+            extra = gains if model in ("RLVR", *as_good) else {}
             if model == f"base{REJECTION}":
                 extra = {name: value / 2 for name, value in gains.items()}
             values = {name: value + extra.get(name, 0) for name, value in noise.items()}
@@ -30,7 +30,7 @@ def scores(folder, kind, gains=BETTER, models=("base", "RLVR"), n=60):
 
 
 def verdicts(runs):
-    return {one.id: one for one in evaluate_claims(runs, 0) if one.id in ("C5", "C6", "C7")}
+    return {one.id: one for one in evaluate_claims(runs, 0) if one.id in ("C5", "C6", "C7", "C8")}
 
 
 def test_gains_in_every_metric_reproduce_the_claims(tmp_path):
@@ -43,6 +43,19 @@ def test_gains_in_every_metric_reproduce_the_claims(tmp_path):
     assert parts["repetition"].text.startswith("-40.0") and parts["SSIM"].text.startswith("+2.0")
     assert not parts["both decoded greedily"].decides and parts["both decoded greedily"].verdict == INCONCLUSIVE
     assert next(iter(found["C7"].parts)).interval.mean == pytest.approx(-0.005)
+
+
+def test_more_likelihood_is_the_control(tmp_path):
+    """RLVR must beat both controls; against one that is as good as RLVR nothing is reproduced."""
+    third, same_time = LONGER.values()
+    scores(tmp_path, "multi_step", models=("base", "RLVR", third))
+    assert verdicts(tmp_path)["C8"].verdict == REPRODUCED
+    scores(tmp_path, "multi_step", models=("base", "RLVR", third, same_time), as_good=(same_time,))
+    found = verdicts(tmp_path)["C8"]
+    assert found.verdict == INCONCLUSIVE and [part.decides for part in found.parts] == [True, True, False]
+    assert found.parts[0].interval.mean == pytest.approx(-0.01) and found.parts[2].interval.mean == pytest.approx(0)
+    scores(tmp_path, "multi_step")
+    assert "trained further" in verdicts(tmp_path)["C8"].why
 
 
 def test_one_metric_that_gets_worse_refutes(tmp_path):

@@ -22,6 +22,8 @@ def test_single_step_worked_example():
     assert ids.tolist() == [int(word) for word in expected.split()]
     assert layout.supervised.nonzero().flatten().tolist() == [14, 15, 16, 17, 18, 19]
     assert layout.labels(ids[None])[0].tolist() == [IGNORED] * 14 + [4631, 3667, 2600, 1179, 3361, 4632]
+    with_history = [IGNORED] * 7 + [3271, 1983, 3809, 4228] + [IGNORED] * 3 + [4631, 3667, 2600, 1179, 3361, 4632]
+    assert layout.labels(ids[None], history=True)[0].tolist() == with_history
 
 
 def test_multi_step_worked_example():

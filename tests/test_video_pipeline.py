@@ -16,7 +16,16 @@ from rlvr_lib.profile import load_profile
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.report.video_tables import read_video_scores, table3
 from rlvr_lib.report.video_widgets import other_actions
-from rlvr_lib.training.video import KINDS, make_task, make_tokenizer, make_video_data, make_world_model, open_episodes
+from rlvr_lib.training.video import (
+    CONTROLS,
+    KINDS,
+    make_longer,
+    make_task,
+    make_tokenizer,
+    make_video_data,
+    make_world_model,
+    open_episodes,
+)
 from rlvr_lib.training.video_rlvr import make_video_rlvr
 
 TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
@@ -92,10 +101,19 @@ def test_table_3_of_base_and_rlvr(profile, stages, tmp_path):
         rows = MetricsLog(tuned[kind] / "metrics.jsonl").read()
         assert [row["step"] for row in rows] == [1, 2] and all(row["lpips"] > 0 for row in rows)
         assert rows[0]["validation_mae"] > 0 and not (tuned[kind] / "checkpoints").exists()
-    arguments = (profile, stages["data"], tokenizers, bases, tuned)
+    longer = {}
+    for part in CONTROLS:
+        stage, inputs = Stage(profile, f"video_{part}"), (profile, stages["data"], stages["compressive"])
+        longer[part] = stage.folder
+        make_longer(stage.folder, *inputs, bases["multi_step"], part)
+    same, third, base = (load_world_model(folder, profile).state_dict() for folder in (
+        longer["multi_step_same_time"], longer["multi_step_third"], bases["multi_step"]))  # fmt: skip
+    differ = [any(not torch.equal(one[name], base[name]) for name in base) for one in (same, third)]
+    assert differ == [True, True] and any(not torch.equal(same[name], third[name]) for name in base)
+    arguments = (profile, stages["data"], tokenizers, bases, tuned, longer)
     evaluate_rlvr(tmp_path, *arguments)
     scores = {kind: read_video_scores(tmp_path / f"{kind}.csv") for kind in KINDS}
-    assert scores["single_step"]["model"].nunique() == 9 and scores["multi_step"]["model"].nunique() == 10
+    assert scores["single_step"]["model"].nunique() == 9 and scores["multi_step"]["model"].nunique() == 16
     again = scores["multi_step"][scores["multi_step"]["model"] == "base, repeated samples drawn again"]
     assert (again["repetition"] == 0).all()
     table = table3(scores, profile.seed, "").data.set_index(["task", "model"])

@@ -1,5 +1,7 @@
 """From episodes to a trained world model at toy size: tokens, sampling against the slow way, resuming, learning."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,17 @@ from toy_video import BINS, toy_model
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile_schema_video import VideoModel
+from rlvr_lib.tokens.video_layouts import IGNORED
 from rlvr_lib.training.video_pretrain import (
+    ContextSequences,
     FrameSequences,
     OnlineSequences,
-    StoredSequences,
     predict_with_codes,
     pretrain,
-    store_sequences,
 )
 from rlvr_lib.training.video_sampling import sample_response
-from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
+from rlvr_lib.worlds.video_clips import ClipSource, cut, held_out_clips
+from rlvr_lib.worlds.video_segments import REACH, Segment
 
 
 def settings(**changes) -> VideoModel:
@@ -24,6 +27,7 @@ def settings(**changes) -> VideoModel:
         **{"start": "scratch", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "context": 2, "horizon": 1},
         **{"steps": 6, "live_steps": 0, "batch": 2, "learning_rate": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0},
         **{"warmup": 0, "grad_clip": 1.0, "schedule": "constant", "evaluate_every": 3, "evaluate_segments": 2},
+        "history_loss": False,
     }
     return VideoModel(**{**values, "save_every": 2, **changes})
 
@@ -111,17 +115,58 @@ def test_items_depend_on_seed_and_place_only(task, episodes):
     online = OnlineSequences(task, source, 5, seed=1)
     assert torch.equal(online[3]["input_ids"], online[3]["input_ids"])
     assert not torch.equal(online[3]["input_ids"], online[2]["input_ids"])
-    ids = store_sequences(task, source, 5, seed=1, at_once=2)
-    assert ids.shape == (5, task.layout.length) and ids.dtype == torch.int16
-    stored = StoredSequences(task, ids, 9, seed=2)[8]
-    assert (ids.long() == stored["input_ids"]).all(1).any()
-    assert torch.equal(stored["labels"][task.layout.supervised], stored["input_ids"][task.layout.supervised])
+    row = OnlineSequences(task, source, 5, seed=1, history=True)[0]
+    learnt = task.layout.supervised | task.layout.history
+    assert torch.equal(row["labels"] != IGNORED, learnt) and learnt.sum() > task.layout.supervised.sum()
+
+
+def test_stored_contexts_give_sequences_that_the_episode_holds(task, episodes):
+    """Every item is the on-line sequence of some clip of the set, with its context within the paper's reach."""
+    if not task.has_context:
+        pytest.skip("frames need no context there")
+    source = ClipSource(episodes, episodes.train, task.clip_frames, context=True, whole_only=True)
+    data, seen = ContextSequences(task, source, 300, seed=7), set()
+    possible = {}
+    for name in episodes.train:
+        for start in range(len(source.episode(name)) - task.clip_frames + 1):
+            for context in range(max(0, start - REACH), start + 1):
+                clip = cut(source.episode(name), Segment(np.arange(start, start + task.clip_frames), context))
+                possible[tuple(task.encode([clip])[0].tolist())] = (name, start, context)
+    for item in range(300):
+        seen.add(possible[tuple(data[item]["input_ids"].tolist())])
+        assert torch.equal(data[item]["labels"], task.layout.labels(data[item]["input_ids"]))
+    starts = {(name, start) for name, start, _ in possible.values()}
+    assert {(name, start) for name, start, _ in seen} == starts and len(seen) > len(starts)
+
+
+@pytest.mark.parametrize("frames", [4, 11, 12, 19, 20, 36, 90])
+def test_every_start_has_a_stored_context_within_reach(frames):
+    data = ContextSequences.__new__(ContextSequences)
+    data.source = SimpleNamespace(length=4)
+    for seed in range(50):
+        contexts = data._contexts(frames, np.random.default_rng(seed))
+        assert contexts == sorted(set(contexts)) and contexts[-1] <= frames - 4
+        for start in range(frames - 4 + 1):
+            assert any(start - REACH <= at <= start for at in contexts)
+
+
+class RepeatedItems(torch.utils.data.Dataset):
+    """The same few items again and again, so that something can be learnt in six updates."""
+
+    def __init__(self, data, length):
+        self.items, self.length = [data[place] for place in range(len(data))], length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.items[index % len(self.items)]
 
 
 def test_training_learns_logs_and_resumes_to_the_bit(task, episodes, tmp_path):
     source = ClipSource(episodes, episodes.train, task.clip_frames, context=task.has_context, whole_only=True)
     clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
-    data = StoredSequences(task, store_sequences(task, source, 4, seed=0), 40, seed=0)
+    data = RepeatedItems(OnlineSequences(task, source, 4, seed=0), 40)
 
     def train(folder, steps):
         model = toy_model(task)

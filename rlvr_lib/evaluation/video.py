@@ -27,6 +27,10 @@ from rlvr_lib.worlds.video_segments import Segment, to_float
 
 COOLER = 0.7
 REJECTION = ", repeated samples drawn again"
+LONGER = {
+    "multi_step_third": "base, a third more likelihood",
+    "multi_step_same_time": "base, likelihood for RLVR's time",
+}
 CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
 
 
@@ -76,10 +80,12 @@ def evaluate_rlvr(
     tokenizers: dict[str, Path],
     bases: dict[str, Path],
     tuned: dict[str, Path],
+    controls: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Table 3: base (also with repetition rejection) and RLVR of both kinds, and the reference rows, in ``folder``.
 
-    Also the repetition study of the multi-step models, in ``repetition.csv``. A kind that is there already is kept.
+    ``controls`` maps a name of ``CONTROLS`` to its stage: rows of the multi-step table. Also the repetition study of
+    the multi-step models, in ``repetition.csv``. A kind that is there already is kept.
     """
     distance, facts = perceptual(profile.video.metric, profile.torch_device()), {}
     for kind in KINDS:
@@ -89,6 +95,8 @@ def evaluate_rlvr(
         if isinstance(task, MultiStepTask) and not (folder / "repetition.csv").exists():
             study = repetition_study(models, task, clips, profile)
             atomic_write_text(folder / "repetition.csv", study.to_csv(index=False))
+        for part, stage in (controls or {}).items() if task.has_context else ():
+            models[LONGER[part]] = load_world_model(stage, profile)
         if not (folder / f"{kind}.csv").exists():
             scores = evaluate_kind(models, task, clips, profile, distance, rejection=task.has_context)
             atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))

@@ -245,7 +245,9 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
     if not all(rlvr.values()):
         video_figures.figure3_likelihood(likelihood, metric, path=path)
         return [(path.with_suffix(".png"), "Figure 3, left part: likelihood training of the video world models.")]
-    video_rlvr_figures.figure3(likelihood, rlvr, metric, path=path)
+    longer = runs / "video_multi_step_third"
+    control = {TITLES["multi_step"]: curve_of(longer)} if (longer / "done.json").exists() else None
+    video_rlvr_figures.figure3(likelihood, rlvr, metric, control, path=path)
     drawn = [(path.with_suffix(".png"), "Figure 3: likelihood, then RLVR; sampled predictions of held-out segments.")]
     path = folder / "figure8_training"
     video_rlvr_figures.figure8(rlvr, metric, path=path)

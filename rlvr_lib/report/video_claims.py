@@ -1,4 +1,4 @@
-"""Claims about robot video: RLVR against the base (C5, C6) and against rejecting repeated samples (C7).
+"""Claims about robot video: RLVR against the base (C5, C6), rejecting repeated samples (C7), more likelihood (C8).
 
 Paired over the same held-out segments, one sample each. MSE, MAE, SSIM and the perceptual metric are in hundredths, as
 the paper's tables are; PSNR is in dB, repetition in percentage points.
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rlvr_lib.evaluation.statistics import paired_difference
-from rlvr_lib.evaluation.video import REJECTION
+from rlvr_lib.evaluation.video import LONGER, REJECTION
 from rlvr_lib.report.claims import INCONCLUSIVE, Evidence, Outcome, Part, claim, verdict
 from rlvr_lib.report.video_tables import perceptual_column, read_video_scores
 
@@ -43,6 +43,24 @@ def rejection_helps_less(evidence: Evidence) -> Outcome:
     part = _part(frame, metric, name, "RLVR", evidence.seed, f"{metric}, RLVR minus rejection")
     beside = _part(frame, metric, "base", name, evidence.seed, f"{metric}, rejection minus base", decides=False)
     return [part, beside], ""
+
+
+@claim("C8")
+def likelihood_goes_on(evidence: Evidence) -> Outcome:
+    """Perceptual metric of RLVR minus the base after a third more likelihood, and after likelihood for RLVR's time."""
+    frame = _scores(evidence, "multi_step")
+    if isinstance(frame, str):
+        return [], frame
+    third, same_time = LONGER.values()
+    if third not in set(frame["model"]):
+        return [], "the base has not been trained further"
+    metric = perceptual_column(frame)
+    parts = [_part(frame, metric, third, "RLVR", evidence.seed, f"{metric}, RLVR minus a third more likelihood")]
+    parts += [_part(frame, metric, "base", third, evidence.seed, f"{metric}, a third more minus base", decides=False)]
+    if same_time in set(frame["model"]):
+        words = f"{metric}, RLVR minus likelihood for RLVR's time"
+        parts.insert(1, _part(frame, metric, same_time, "RLVR", evidence.seed, words))
+    return parts, ""
 
 
 def _compare(evidence: Evidence, kind: str, a: str, b: str, repetition: bool = False) -> Outcome:

@@ -25,6 +25,7 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
+from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.training.checkpoints import last_whole_checkpoint
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
@@ -87,7 +88,7 @@ def grpo_config(
         save_total_limit=2,
         report_to="none",
         use_cpu=cpu,
-        bf16=getattr(settings, "bf16", not cpu),
+        bf16=getattr(settings, "bf16", not cpu) and fast_bfloat16("cpu" if cpu else "cuda"),
         gradient_checkpointing=not cpu,
         dataloader_pin_memory=not cpu,
         disable_tqdm=True,

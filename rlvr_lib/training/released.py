@@ -24,6 +24,8 @@ VIDEO_PARTS = {
     "compressive_tokenizer": CompressiveTokenizer,
     "single_step": LlamaForCausalLM,
     "multi_step": LlamaForCausalLM,
+    "multi_step_third": LlamaForCausalLM,
+    "multi_step_same_time": LlamaForCausalLM,
 }
 
 VIDEO_STAGES = {part: f"video_{part}{'_base' if part.endswith('_step') else ''}" for part in VIDEO_PARTS}

@@ -26,6 +26,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import IGNORED, LogToFile
@@ -81,7 +82,7 @@ def sft_config(settings: Any, folder: Path, seed: int, cpu: bool, steps: int, ev
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         max_length=None,
-        bf16=True,
+        bf16=fast_bfloat16("cpu" if cpu else "cuda"),
         use_cpu=cpu,
         seed=seed,
         report_to="none",

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
+from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.text_game_task import TextGameTask
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training import likelihood
@@ -85,7 +86,7 @@ def _train_base(folder: Path, profile: Profile, data: Path, steps: int, layouts:
         seed=profile.seed,
         evaluate_every=every,
         save_every=every,
-        bf16=True,
+        bf16=fast_bfloat16(profile.torch_device()),
         label="base",
         cpu=profile.torch_device() == "cpu",
     )

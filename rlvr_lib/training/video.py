@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
+from transformers import LlamaForCausalLM
 
 from rlvr_lib.artifacts import UserError, atomic_write_json, read_json
 from rlvr_lib.profile import Profile
-from rlvr_lib.profile_schema_video import VideoModel, VisualTokenizer
+from rlvr_lib.profile_schema_video import MoreLikelihood, VideoModel, VisualTokenizer
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.action_bins import ActionBins
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
@@ -29,6 +31,8 @@ from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 
 KINDS = ("single_step", "multi_step")
+CONTROLS = ("multi_step_third", "multi_step_same_time")
+FURTHER = 1  # added to the seed where likelihood goes on, so that it sees other clips
 
 
 def make_video_data(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -164,8 +168,35 @@ def make_world_model(folder: Path, profile: Profile, data: Path, tokenizer: Path
     return facts
 
 
-def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind: str, steps: int) -> dict[str, Any]:
-    settings: VideoModel = getattr(profile.video, kind)
+def make_longer(folder: Path, profile: Profile, data: Path, tokenizer: Path, base: Path, part: str) -> dict[str, Any]:
+    """``folder``/model: the multi-step base after more likelihood, the control of claim C8.
+
+    ``part`` is ``multi_step_third`` (a third more updates) or ``multi_step_same_time`` (as many as RLVR's time allows).
+    Clips are new ones; at a constant rate the shorter run is the beginning of the longer one.
+    """
+    settings: MoreLikelihood = getattr(profile.video, part)
+    if settings.start == "released":
+        return take_released_video(part, profile, folder)
+    changes = {"learning_rate": settings.learning_rate, "schedule": "constant", "warmup": 0}
+    return _pretrain(
+        folder, profile, data, tokenizer, "multi_step", settings.steps, base, changes, seed=profile.seed + FURTHER
+    )
+
+
+def _pretrain(
+    folder: Path,
+    profile: Profile,
+    data: Path,
+    tokenizer: Path,
+    kind: str,
+    steps: int,
+    start: Path | None = None,
+    changes: dict[str, Any] | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Likelihood training of ``kind`` for ``steps`` updates, from ``start``/model or from nothing."""
+    settings: VideoModel = getattr(profile.video, kind).model_copy(update=changes or {})
+    seed = profile.seed if seed is None else seed
     episodes, task = open_episodes(profile, data), make_task(profile, data, tokenizer, kind)
     device = profile.torch_device()
     source = ClipSource(
@@ -176,24 +207,20 @@ def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind:
         jitter=profile.video.data.jitter,
         whole_only=True,
     )
-    sequences: Any = FrameSequences if isinstance(task, SingleStepTask) else ContextSequences
-    if profile.video.data.jitter:
-        sequences = OnlineSequences
-    else:
-        say(f"{kind}: every frame is tokenised once (no colour jitter; the paper tokenises on line)")
-    train = sequences(task, source, steps * settings.batch, profile.seed, settings.history_loss)
+    train = _sequences(task, source, steps * settings.batch, profile, settings.history_loss, seed)
     size = Size(settings.hidden, settings.layers, settings.heads, settings.intermediate)
+    model = LlamaForCausalLM.from_pretrained(start / "model") if start else world_model(task.layout, size, seed)
     distance = perceptual(profile.video.metric, device)
     held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))
     facts = pretrain(
-        world_model(task.layout, size, profile.seed),
+        model,
         task,
         train,
         held,
         folder,
         settings,
         steps=steps,
-        seed=profile.seed,
+        seed=seed,
         distance=distance,
         top_k=profile.video.evaluation.top_k,
         label=kind.replace("_", "-"),
@@ -201,3 +228,15 @@ def _pretrain(folder: Path, profile: Profile, data: Path, tokenizer: Path, kind:
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return {**facts, "metric": distance.name}
+
+
+def _sequences(task: VideoTask, source: ClipSource, count: int, profile: Profile, history: bool, seed: int) -> Dataset:
+    """Training items: tokenised when asked for with colour jitter and in short runs, else every frame once."""
+    contexts = 1 if isinstance(task, SingleStepTask) else 2  # how often a frame is tokenised, about
+    stored = contexts * sum(len(source.episode(name)) for name in source.names)
+    if profile.video.data.jitter or count * task.clip_frames < stored:
+        return OnlineSequences(task, source, count, seed, history)
+    if isinstance(task, SingleStepTask):
+        return FrameSequences(task, source, count, seed, history)
+    say("multi-step: clips share a few context frames per episode (no colour jitter; the paper tokenises on line)")
+    return ContextSequences(task, source, count, seed, history)

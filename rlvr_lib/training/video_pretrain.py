@@ -2,8 +2,8 @@
 
 Item i of the training data is drawn from (seed, i), so that the order is fixed and a resumed run goes on with the items
 that an unbroken one would have seen. Frames are tokenised on line, as the paper does for its colour jitter. Without
-jitter every frame is tokenised once: for the single-step model that gives the same items, for the multi-step model (whose
-codes depend on the context frame) clips share a few context frames per episode, a departure that is said aloud.
+jitter every frame is tokenised once: for the single-step model that gives the same items, for the multi-step model,
+whose codes depend on the context frame, clips share a few context frames per episode, a departure that is said aloud.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainerCall
 
 from rlvr_lib.profile_schema_video import VideoModel
 from rlvr_lib.progress import say, track
+from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
 from rlvr_lib.training.likelihood import LogToFile
@@ -220,7 +221,7 @@ def pretrain(
         eval_steps=every,
         save_steps=min(settings.save_every, steps),
         save_total_limit=2,
-        bf16=True,
+        bf16=fast_bfloat16("cpu" if cpu else "cuda"),
         use_cpu=cpu,
         seed=seed,
         data_seed=seed,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_video import VideoRLVR
@@ -22,7 +24,7 @@ from rlvr_lib.training.grpo_monitor import Validation
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict
 from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
-from rlvr_lib.training.video_sampling import given_columns
+from rlvr_lib.training.video_sampling import given_columns, sample_response
 from rlvr_lib.worlds.perceptual import perceptual
 from rlvr_lib.worlds.video_clips import Clip, ClipSource, held_out_clips
 
@@ -125,6 +127,37 @@ def make_video_rlvr(
     return {"steps": settings.steps, "metric": distance.name, "fallback": trainer.fallback_reason}
 
 
+@dataclass(frozen=True)
+class Group:
+    """G sampled predictions of one training clip: frames [G, K, 3, H, W], truth [K, 3, H, W], the reward of each."""
+
+    truth: Tensor
+    frames: Tensor
+    rewards: Tensor
+
+    @property
+    def advantages(self) -> Tensor:
+        """Rewards against the group's own mean, in its standard deviations (E.4); zeros when all are equal."""
+        return (self.rewards - self.rewards.mean()) / (self.rewards.std() + 1e-4)
+
+
+def sample_group(profile: Profile, data: Path, tokenizer: Path, base: Path, kind: str, item: int = 0) -> Group:
+    """What GRPO sees of clip ``item``, to be looked at: sampled, decoded and scored as in training."""
+    settings: VideoRLVR = getattr(profile.video, f"{kind}_rlvr")
+    task, episodes = make_task(profile, data, tokenizer, kind), open_episodes(profile, data)
+    source = ClipSource(episodes, episodes.train, task.clip_frames, context=task.has_context)
+    clips = RolloutClips(task, source, profile.seed)
+    reward = FrameReward(task, clips, perceptual(profile.video.metric, profile.torch_device()), settings.reward, base)
+    (prompt,) = clips.prompts([item])
+    model = LlamaForCausalLM.from_pretrained(base / "model").to(profile.torch_device()).eval()
+    generator = torch.Generator(device=model.device).manual_seed(profile.seed)
+    given = None if prompt.given is None else prompt.given[None]
+    options = {"group": settings.group_size, "temperature": settings.temperature, "generator": generator}
+    response = sample_response(model, task.layout, prompt.ids[None].to(model.device), given, **options)
+    frames = task.decode_groups(prompt.ids[None], response[None])
+    return Group(prompt.truth, frames[0], reward.reward(reward.compare(prompt.truth[None], frames)))
+
+
 def build_trainer(
     model: Path,
     clips: RolloutClips,
@@ -159,4 +192,12 @@ def build_trainer(
     )
 
 
-__all__ = ["FrameValidation", "VideoGRPOTrainer", "build_trainer", "id_tokenizer", "make_video_rlvr"]
+__all__ = [
+    "FrameValidation",
+    "Group",
+    "VideoGRPOTrainer",
+    "build_trainer",
+    "id_tokenizer",
+    "make_video_rlvr",
+    "sample_group",
+]

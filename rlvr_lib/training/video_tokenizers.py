@@ -19,6 +19,7 @@ from torch.nn import functional
 from rlvr_lib.artifacts import UserError, atomic_write_bytes
 from rlvr_lib.profile_schema_video import VisualTokenizer
 from rlvr_lib.progress import MetricsLog, say
+from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.discriminator import WIDTHS, Discriminator
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
@@ -133,8 +134,8 @@ class TokenizerTraining:
         return optimiser, schedule
 
     def _autocast(self) -> Any:
-        """bfloat16, on a CPU as well: measured twice as fast on cores that have it (docs/tried.md)."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """bfloat16, on a CPU as well where its cores have it: measured twice as fast there (docs/tried.md)."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=fast_bfloat16(self.device.type))
 
     def _validate(self, log: MetricsLog) -> dict[str, float]:
         if self.validate is None:
