@@ -26,7 +26,8 @@ from rlvr_lib.training.video import (
     make_world_model,
     open_episodes,
 )
-from rlvr_lib.training.video_rlvr import make_video_rlvr
+from rlvr_lib.training.video_rlvr import make_video_rlvr, sample_group
+from rlvr_lib.worlds.perceptual import perceptual
 
 TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
 
@@ -123,6 +124,19 @@ def test_table_3_of_base_and_rlvr(profile, stages, tmp_path):
     (tmp_path / "single_step.csv").unlink()
     evaluate_rlvr(tmp_path, *arguments)
     assert (tmp_path / "multi_step.csv").stat().st_mtime_ns == stamp and (tmp_path / "single_step.csv").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_to_look_at_is_scored_against_the_camera(profile, stages, kind):
+    """Frames and rewards of one clip, the rewards again by hand: minus L1 minus the perceptual distance."""
+    group = sample_group(profile, stages["data"], stages[TOKENIZER[kind]], stages[kind], kind, item=1)
+    count = getattr(profile.video, f"{kind}_rlvr").group_size
+    horizon = getattr(profile.video, kind).horizon
+    assert group.frames.shape == (count, horizon, 3, 64, 80) and group.truth.shape == (horizon, 3, 64, 80)
+    distance = perceptual(profile.video.metric)
+    for frames, reward in zip(group.frames, group.rewards, strict=True):
+        expected = -float((frames - group.truth).abs().mean()) - float(distance(group.truth, frames).mean())
+        assert float(reward) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_held_action_reaches_the_model(profile, stages):

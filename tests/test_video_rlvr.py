@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile_schema_video import RewardWeights, VideoRLVR
 from rlvr_lib.training.grpo import MetricsCallback
-from rlvr_lib.training.video_rlvr import FrameValidation, build_trainer, id_tokenizer
+from rlvr_lib.training.video_rlvr import FrameValidation, Group, build_trainer, id_tokenizer
 from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.perceptual import FALLBACK, MultiScaleDissimilarity, Perceptual, _Lpips
@@ -233,6 +233,13 @@ def test_validation_scores_the_first_test_segments(task, clips, reward, episodes
     )
     error = (task.truth(held) - task.decode(prompt, ids)).abs().mean()
     assert found["validation_mae"] == pytest.approx(float(error), rel=1e-4)
+
+
+def test_a_group_has_advantages_around_its_mean():
+    group = Group(torch.zeros(1), torch.zeros(3, 1), torch.tensor([-0.1, -0.2, -0.6]))
+    expected = (np.array([-0.1, -0.2, -0.6]) + 0.3) / (np.std([-0.1, -0.2, -0.6], ddof=1) + 1e-4)
+    assert group.advantages.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert Group(torch.zeros(1), torch.zeros(3, 1), torch.full((3,), -0.7)).advantages.tolist() == [0, 0, 0]
 
 
 def test_ids_are_words(task):

@@ -116,6 +116,7 @@ def release_video(profile: Profile, part: str, command: str) -> Path:
         **{name: done[name] for name in ("seed", "settings", "seconds", "provenance", "facts")},
         **{"height": episodes["height"], "width": episodes["width"], "renderer": episodes["renderer"]},
         **{"episodes": episodes["episodes"], "episodes_sha256": episodes["sha256"]},
+        "generator": episodes["generator"],
         "action_bins": read_json(data / "action_bins.json"),
         "curve": MetricsLog(stage / "metrics.jsonl").read(),
     }
