@@ -25,6 +25,7 @@ from rlvr_lib.artifacts import (
 )
 from rlvr_lib.profile import load_profile
 from rlvr_lib.progress import MetricsLog, clock, progress_line, track
+from rlvr_lib.provenance import fast_bfloat16
 
 
 def write_answer(folder: Path, text: str = "42") -> dict:
@@ -288,6 +289,17 @@ def test_large_outputs_are_not_read_again(smoke, monkeypatch):
     monkeypatch.setattr("rlvr_lib.files._known_hashes", {})
     monkeypatch.setattr("rlvr_lib.artifacts.file_hash", lambda path: pytest.fail(f"{path} was read again"))
     assert stage.done
+
+
+@pytest.mark.parametrize(
+    "instructions,fast", [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_tile": True}, True)]
+)
+def test_bfloat16_is_used_where_the_processor_has_it(instructions, fast, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: instructions)
+    fast_bfloat16.cache_clear()
+    assert fast_bfloat16("cpu") is fast and fast_bfloat16("cuda:1") is True
+    assert ("float32 throughout" in capsys.readouterr().out) is not fast
+    fast_bfloat16.cache_clear()
 
 
 def test_provenance_says_where_a_number_comes_from():
