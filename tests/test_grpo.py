@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOTrainer
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, train_from_last
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config, last_whole_checkpoint
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
 
 V, EOS, PAD, G = 40, 39, 38, 3
 SETTINGS = dict(
@@ -355,3 +356,14 @@ def test_config_is_the_papers():
     settings.sequences_per_micro_batch = 7
     with pytest.raises(UserError, match="sequences_per_micro_batch"):
         grpo_config(settings, "out", seed=0)
+
+
+def test_a_full_gpu_names_the_setting_to_lower(tmp_path):
+    class Full:
+        args = SimpleNamespace(output_dir=tmp_path)
+
+        def train(self, **_):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 80 GiB")
+
+    with pytest.raises(UserError, match=r"memory is full \(CUDA out of memory\): lower video.single_step_rlvr.x, then"):
+        train_from_last(Full(), "video.single_step_rlvr.x")

@@ -1,5 +1,7 @@
 """A toy robot-video world for tests: noise episodes, untrained tokenizers of 16 x 16 frames, a tiny world model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,19 @@ TOY |= {"levels": [3, 3], "groups": 4}
 BINS = ActionBins([-1, -1], [1, 1], bins=8)
 
 
-@pytest.fixture(scope="module")
-def episodes(tmp_path_factory) -> EpisodeSet:
-    folder = tmp_path_factory.mktemp("episodes")
+def make_episodes(folder: Path) -> None:
+    """Eight episodes of noise, the same every time."""
+    folder.mkdir(exist_ok=True)
     for number in range(8):
         rng = np.random.default_rng(number)
         frames = rng.integers(0, 256, (6 + 2 * (number % 3), 16, 16, 3), dtype=np.uint8)
         save_episode(folder / f"{number}.npz", Episode(frames, rng.uniform(-1, 1, (len(frames), 2)).astype(np.float32)))
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory) -> EpisodeSet:
+    folder = tmp_path_factory.mktemp("episodes")
+    make_episodes(folder)
     return EpisodeSet(folder, test_every=4)
 
 

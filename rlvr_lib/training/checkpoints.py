@@ -1,12 +1,37 @@
-"""Which checkpoint to go on from: the newest one that is whole. Written by transformers' Trainer, checked by us."""
+"""Running a Trainer from its newest whole checkpoint (transformers writes them, we check them)."""
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
+
+
+def train_from_last(trainer: Any, lower: str) -> None:
+    """``trainer.train()`` from its newest whole checkpoint, or from the start.
+
+    ``lower`` names the setting that takes less GPU memory, for the error when there is not enough of it.
+    """
+    last = last_whole_checkpoint(trainer.args.output_dir)
+    with named_when_memory_ends(lower):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+
+@contextmanager
+def named_when_memory_ends(lower: str) -> Iterator[None]:
+    """Turn a GPU's out-of-memory error into one line that names the setting to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(f"the GPU's memory is full ({first}): lower {lower}, then run again; it resumes") from error
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:

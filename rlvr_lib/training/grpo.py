@@ -26,14 +26,13 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
 from rlvr_lib.provenance import fast_bfloat16
-from rlvr_lib.training.checkpoints import last_whole_checkpoint
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
 from rlvr_lib.training.shared_prompt import base_model, disagreement, enable, shared_logprobs
 
 _CPU_PASS_TOKENS = 2048
 
-__all__ = ["GroupedGRPOTrainer", "HealthCheck", "MetricsCallback", "grpo_config", "last_whole_checkpoint"]
+__all__ = ["GroupedGRPOTrainer", "HealthCheck", "MetricsCallback", "grpo_config"]
 
 
 def grpo_config(
@@ -173,13 +172,20 @@ class GroupedGRPOTrainer(GRPOTrainer):
         )
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        """One prefill per group. Seeded by (seed, rollout, process): a resumed run samples as an unbroken one."""
+        """One prefill per group. Seeded by (seed, rollout): a resumed run samples as an unbroken one.
+
+        All processes share one stream of random numbers, of which each takes its own part: together they sample what
+        one process would.
+        """
         started = time.perf_counter()
         prompts, group = prompt_ids[::num_generations], num_generations
         if prompt_ids != [prompt for prompt in prompts for _ in range(group)]:
             prompts, group = prompt_ids, 1
         rollout = self.state.global_step // updates_per_rollout(self.args)
-        seed = (self.args.seed * 1_000_003 + rollout) * 4096 + self.accelerator.process_index
+        generator = torch.Generator().manual_seed((self.args.seed * 1_000_003 + rollout) * 4096)
+        before = self.accelerator.process_index * len(prompts)  # prompts of the processes before this one
+        if before:
+            torch.rand(before, group, self.max_completion_length, generator=generator)
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -190,7 +196,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            result = self.sample_responses(model, prompts, group, torch.Generator().manual_seed(seed))
+            result = self.sample_responses(model, prompts, group, generator)
         if self.first_response is None:
             self.first_response = (result.completions[0], result.ended[0])
         self.counts["prefill tokens"] += result.prefill_tokens

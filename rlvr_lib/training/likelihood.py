@@ -24,7 +24,7 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from rlvr_lib.progress import MetricsLog, say
-from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, named_when_memory_ends, step_of
 
 IGNORED = -100
 
@@ -195,7 +195,8 @@ def train_likelihood(
     if last:
         say(f"{label}: resumes at step {step}")
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with named_when_memory_ends("text_game.pretrain.batch"):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
 
 

@@ -28,7 +28,7 @@ from trl import SFTConfig, SFTTrainer
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
-from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, named_when_memory_ends, step_of
 from rlvr_lib.training.likelihood import IGNORED, LogToFile
 
 
@@ -131,7 +131,8 @@ def train_sft(
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with named_when_memory_ends("text_game.sft.batch"):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     merge_adapter(trainer.model, tokenizer, folder / "model")
     return {
         "steps": trainer.state.global_step,

@@ -23,7 +23,8 @@ from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.text_game_task import TextGameTask
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training import likelihood
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config, last_whole_checkpoint
+from rlvr_lib.training.checkpoints import train_from_last
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
 from rlvr_lib.training.released import take_released
 from rlvr_lib.training.sft import train_sft
 from rlvr_lib.training.teacher import read_sft_samples
@@ -171,8 +172,7 @@ def make_rlvr(folder: Path, profile: Profile, data: Path, sft: Path, reward: str
     validation = evenly(load_cases(data / "validation.jsonl"), settings.evaluate_cases)
     trainer.add_callback(GreedyValidation(task, validation, settings, trainer))
     trainer.add_callback(MetricsCallback(folder / "metrics.jsonl", label=f"rlvr {reward}"))
-    last = last_whole_checkpoint(folder / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    train_from_last(trainer, "text_game.rlvr.sequences_per_micro_batch")
     trainer.model.save_pretrained(folder / "model")
     task.tokenizer.save_pretrained(folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -20,7 +20,7 @@ from rlvr_lib.profile_schema_video import VideoModel
 from rlvr_lib.progress import say, track
 from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
-from rlvr_lib.training.checkpoints import last_whole_checkpoint, step_of
+from rlvr_lib.training.checkpoints import last_whole_checkpoint, named_when_memory_ends, step_of
 from rlvr_lib.training.likelihood import LogToFile
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.video_clips import Clip, ClipSource
@@ -237,7 +237,8 @@ def pretrain(
     )
     frames.trainer = trainer
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with named_when_memory_ends(f"video.{label.replace('-', '_')}.batch"):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(folder / "model")
     rows = [row for row in trainer.state.log_history if "eval_loss" in row]
     sampled = [row["eval_perceptual"] for row in trainer.state.log_history if "eval_perceptual" in row]

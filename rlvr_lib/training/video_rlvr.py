@@ -17,7 +17,7 @@ from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_video import VideoRLVR
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.video_layouts import Layout
-from rlvr_lib.training.checkpoints import last_whole_checkpoint
+from rlvr_lib.training.checkpoints import train_from_last
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
 from rlvr_lib.training.grpo_monitor import Validation
@@ -120,8 +120,7 @@ def make_video_rlvr(
     held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))
     trainer.add_callback(FrameValidation(held, reward, settings, trainer, profile.seed))
     trainer.add_callback(MetricsCallback(folder / "metrics.jsonl", label=f"rlvr {kind.replace('_', '-')}"))
-    last = last_whole_checkpoint(folder / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    train_from_last(trainer, f"video.{kind}_rlvr.sequences_per_micro_batch")
     trainer.model.save_pretrained(folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return {"steps": settings.steps, "metric": distance.name, "fallback": trainer.fallback_reason}
