@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     text_game = _command(kinds, "text-game", _score_text_game, "JSON lines with current_state, gold_state, response")
     text_game.add_argument("file", type=Path)
     text_game.add_argument("--per-item", type=Path, metavar="OUT", help="write binary and task_specific per line")
+    web_page = _command(kinds, "web-page", _score_web_page, "JSON lines with response, ground_truth")
+    web_page.add_argument("file", type=Path)
+    web_page.add_argument("--per-item", type=Path, metavar="OUT", help="write precision, recall and f1 per line")
+    web_page.add_argument("--variant", choices=("released", "paper"), default="released", help="an empty side: 0, or 1")
     video = _command(kinds, "video", _score_video, "two folders with frames of equal names: npz, npy or pictures")
     video.add_argument("--truth", type=Path, required=True, metavar="DIR")
     video.add_argument("--prediction", type=Path, required=True, metavar="DIR")
@@ -160,6 +164,15 @@ def _score_text_game(given: argparse.Namespace) -> int:
     if not given.file.is_file():
         raise UserError(f"{given.file}: no such file")
     say(table_text(score_file(given.file, given.per_item)))
+    return 0
+
+
+def _score_web_page(given: argparse.Namespace) -> int:
+    from rlvr_lib.evaluation.web_scores import score_web_file, web_table
+
+    if not given.file.is_file():
+        raise UserError(f"{given.file}: no such file")
+    say(web_table(score_web_file(given.file, given.per_item, given.variant)))
     return 0
 
 

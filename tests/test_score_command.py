@@ -11,10 +11,10 @@ from rlvr_lib.worlds.text_games import GAMES
 from rlvr_lib.worlds.transitions import TextTransition
 
 
-def run(*words: str) -> int:
-    """Exit code of ``rlvr score text-game``."""
+def run(*words: str, what: str = "text-game") -> int:
+    """Exit code of ``rlvr score``."""
     with pytest.raises(SystemExit) as end:
-        main(["score", "text-game", *words])
+        main(["score", what, *words])
     return end.value.code
 
 
@@ -54,3 +54,26 @@ def test_bad_input_is_one_line_that_names_it(items, tmp_path, capsys):
         told = capsys.readouterr().err.strip()
         assert "\n" not in told and str(file) in told and words in told
         assert not out.exists() and file.read_text().startswith(good)
+
+
+def test_page_changes_are_scored(tmp_path, capsys):
+    file, out = tmp_path / "pages.jsonl", tmp_path / "items.jsonl"
+    gold = "New items:\n[1] link 'a'\n[2] link 'b'\n\nDeleted items:\nNone\n\nUpdated items:\nNone"
+    half = "New items:\n[1] link 'a'\n\nDeleted items:\n[9] link 'z'"
+    lines = [{"response": text, "ground_truth": gold} for text in (gold, half, "no idea")]
+    file.write_text("\n\n".join(map(json.dumps, lines)))
+    assert run(str(file), "--per-item", str(out), what="web-page") in (0, None)
+    found = [json.loads(text) for text in out.read_text().splitlines()]
+    assert [row["line"] for row in found] == [1, 3, 5]
+    assert [row["f1"] for row in found] == pytest.approx([1, 2 * 0.5 * 0.25 / 0.75, 0])
+    table = {words[0]: words for words in map(str.split, capsys.readouterr().out.splitlines()) if words}
+    assert table["precision"][1] == "50.00" and table["recall"][1] == f"{100 * 1.25 / 3:.2f}"
+    for bad, words in (
+        ("nonsense", "no JSON"),
+        ('{"response": ""}', "ground_truth is missing"),
+        ("[]", "not an object"),
+    ):
+        file.write_text(json.dumps(lines[0]) + "\n" + bad)
+        assert run(str(file), what="web-page") == 2
+        told = capsys.readouterr().err.strip()
+        assert "\n" not in told and f"{file}, line 2" in told and words in told
