@@ -42,3 +42,25 @@ def test_the_paper_s_shares():
 
     assert grpo_step.Shape(128, 16, 1333, 321).tokens == (3_387_392, 828_032)
     assert grpo_step.Shape(128, 16, 1373, 651).tokens == (4_145_152, 1_508_992)
+
+
+@pytest.mark.parametrize("kind,prompt,response", [("single_step", 4 * (80 + 13) + 1, 81), ("multi_step", 113, 231)])
+def test_an_iteration_of_the_paper_runs_at_a_tiny_size(kind, prompt, response, tmp_path):
+    """80 tokens a frame (20 compressed) at 64 x 80, 13 action numbers: lengths by hand."""
+    import paper_step
+
+    out = paper_step.main(["--tiny", "--kind", kind, "--iterations", "1", "--out", str(tmp_path / "step.json")])
+    row = json.loads(out.read_text())[kind]
+    assert (row["prompt"], row["response"], row["prompts"], row["group"]) == (prompt, response, 2, 2)
+    assert row["seconds"] == pytest.approx(sum(row["by_part"].values()), abs=0.01) and row["by_part"]["sampling"] > 0
+
+
+def test_the_paper_s_size_is_refused_without_a_gpu(capsys):
+    import paper_step
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit):
+        paper_step.main([])
+    assert "wants a GPU" in capsys.readouterr().err

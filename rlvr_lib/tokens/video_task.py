@@ -31,6 +31,10 @@ class VideoTask:
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
         self.bins, self.device = bins, torch.device(device)
 
+    def half(self) -> torch.autocast:
+        """The frozen tokenizer's precision: bfloat16 passes on a GPU (E.3, F.2), float32 on a CPU."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
     def action_bins(self, clips: Sequence[Clip]) -> Tensor:
         """Actions of clips as bins, int64 [B, L, A]."""
         return torch.from_numpy(self.bins.to_bins(np.stack([clip.actions for clip in clips])))
@@ -81,7 +85,8 @@ class SingleStepTask(VideoTask):
     def codes(self, frames: Tensor) -> Tensor:
         """Frames [..., 3, H, W] -> codes [..., N], a chunk at a time."""
         parts = frames.flatten(0, -4).split(CHUNK)
-        return torch.cat([self.tokenizer.encode(part) for part in parts]).unflatten(0, frames.shape[:-3])
+        with self.half():
+            return torch.cat([self.tokenizer.encode(part) for part in parts]).unflatten(0, frames.shape[:-3])
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         return self.layout.encode(self.codes(self.frames(clips)).cpu(), self.action_bins(clips))
@@ -92,7 +97,8 @@ class SingleStepTask(VideoTask):
     @torch.no_grad()
     def decode(self, prompt: Tensor, response: Tensor) -> Tensor:
         codes = self.layout.predicted(response.to(self.device))
-        return torch.cat([self.tokenizer.decode(part) for part in codes.split(CHUNK)])
+        with self.half():
+            return torch.cat([self.tokenizer.decode(part) for part in codes.split(CHUNK)]).float()
 
     def truth(self, clips: Sequence[Clip]) -> Tensor:
         return self.frames(clips)[:, -1:]
@@ -114,7 +120,7 @@ class MultiStepTask(VideoTask):
     def encode(self, clips: Sequence[Clip]) -> Tensor:
         frames = self.frames(clips)
         rows = max(1, CHUNK // frames.shape[1])
-        with torch.no_grad():
+        with torch.no_grad(), self.half():
             parts = [self.tokenizer.encode(part[:, 0], part[:, 1:]) for part in frames.split(rows)]
         context, codes = (torch.cat(items).cpu() for items in zip(*parts, strict=True))
         return self.layout.encode(context, codes, self._later_actions(clips))
@@ -122,7 +128,8 @@ class MultiStepTask(VideoTask):
     @torch.no_grad()
     def codes(self, context: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """A context frame [3, H, W] and frames [T, 3, H, W] -> their codes [Nc] and [T, N]."""
-        parts = [self.tokenizer.encode(context[None], part[None]) for part in frames.split(CHUNK)]
+        with self.half():
+            parts = [self.tokenizer.encode(context[None], part[None]) for part in frames.split(CHUNK)]
         return parts[0][0][0], torch.cat([codes[0] for _, codes in parts])
 
     def given(self, clips: Sequence[Clip]) -> Tensor:
@@ -139,7 +146,8 @@ class MultiStepTask(VideoTask):
         codes = layout.predicted(responses.to(self.device)).flatten(1, 2)  # [P, G x K, N]: frames know no order
         rows = max(1, CHUNK // codes.shape[1])
         pairs = zip(context.split(rows), codes.split(rows), strict=True)
-        frames = torch.cat([self.tokenizer.decode(*pair)[1] for pair in pairs])
+        with self.half():
+            frames = torch.cat([self.tokenizer.decode(*pair)[1] for pair in pairs]).float()
         return frames.unflatten(1, (group, layout.horizon))
 
     def truth(self, clips: Sequence[Clip]) -> Tensor:
