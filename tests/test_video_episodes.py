@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.tokens.action_bins import ActionBins
+from rlvr_lib.training.video import oddities
 from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet, load_episode, save_episode, write_manifest
 
 
@@ -83,6 +85,29 @@ def test_splits_by_position_and_a_damaged_file_moves_nobody(tmp_path, capsys):
     assert hurt.test == whole.test and set(whole.train) - set(hurt.train) == {"004.npz"}
     assert "1 of 25 episodes are left out" in capsys.readouterr().out
     assert sum(1 for _ in hurt) == 24
+
+
+def test_frames_of_another_size_are_set_aside(tmp_path, capsys):
+    for number in range(3):
+        save_episode(tmp_path / f"{number}.npz", episode(seed=number))
+    odd = Episode(np.zeros((6, 10, 8, 3), np.uint8), np.zeros((6, 4), np.float32))
+    save_episode(tmp_path / "1.npz", odd)
+    assert list(EpisodeSet(tmp_path).check((8, 10))) == ["1.npz"] and EpisodeSet(tmp_path).check() == {}
+    assert "frames of 10 x 8, the profile wants 8 x 10" in capsys.readouterr().out
+
+
+def test_short_episodes_and_outside_actions_are_counted(tmp_path, capsys):
+    for number, length in enumerate((3, 6, 9)):
+        actions = np.zeros((length, 2), np.float32)
+        actions[:number, 1] = 1.5  # none, one, two values beyond the range
+        frames = np.zeros((length, 8, 10, 3), np.uint8)
+        save_episode(tmp_path / f"{number}.npz", Episode(frames, actions))
+    found = oddities(EpisodeSet(tmp_path, test_every=2), ActionBins([-1, -1], [1, 1]), clip=8)
+    assert found == {"short_episodes": 2, "actions_outside": 3}
+    printed = capsys.readouterr().out
+    assert "2 of 3 episodes are shorter than a clip of 8" in printed and "3 action values lie outside" in printed
+    assert oddities(EpisodeSet(tmp_path), ActionBins([-1, -1], [1, 2]), clip=3) == dict.fromkeys(found, 0)
+    assert capsys.readouterr().out == ""
 
 
 def test_an_empty_or_missing_folder_is_named(tmp_path):

@@ -46,8 +46,27 @@ def make_video_data(folder: Path, profile: Profile) -> dict[str, Any]:
         facts = {"root": settings.root}
     episodes = open_episodes(profile, folder)
     facts |= {"train": len(episodes.train), "test": len(episodes.test), "damaged": len(episodes.damaged)}
-    atomic_write_json(folder / "action_bins.json", _bins(profile, episodes).to_dict())
-    return facts
+    bins = _bins(profile, episodes)
+    atomic_write_json(folder / "action_bins.json", bins.to_dict())
+    longest = profile.video.multi_step.horizon + 1
+    return facts | oddities(episodes, bins, max(longest, profile.video.single_step.context + 1))
+
+
+def oddities(episodes: EpisodeSet, bins: ActionBins, clip: int) -> dict[str, int]:
+    """What the definitions let pass, counted and said: episodes shorter than a clip, actions outside the ranges.
+
+    A short episode is padded in RLVR and evaluation and not drawn in pre-training; outside values go to the end bins.
+    """
+    lengths, outside = [], 0
+    for episode in episodes:
+        lengths.append(len(episode))
+        outside += bins.outside(episode.actions)
+    short = sum(length < clip for length in lengths)
+    if short:
+        say(f"{short} of {len(lengths)} episodes are shorter than a clip of {clip} frames: padded, or not drawn")
+    if outside:
+        say(f"{outside} action values lie outside the ranges: they count as the outermost bin")
+    return {"short_episodes": short, "actions_outside": outside}
 
 
 def _bins(profile: Profile, episodes: EpisodeSet) -> ActionBins:
@@ -73,7 +92,7 @@ def open_episodes(profile: Profile, data: Path) -> EpisodeSet:
     folder = data / "episodes" if settings.source == "drawers" else Path(settings.root).expanduser()
     episodes = EpisodeSet(folder, settings.test_every)
     episodes.names = episodes.names[: settings.episodes]
-    episodes.check()
+    episodes.check((settings.height, settings.width))
     return episodes
 
 

@@ -113,11 +113,19 @@ class EpisodeSet:
         self.damaged: dict[str, str] = {}
         self._test_every = test_every
 
-    def check(self) -> dict[str, str]:
-        """Read every file once; returns damaged names with their faults, and says how many there are."""
+    def check(self, size: tuple[int, int] | None = None) -> dict[str, str]:
+        """Read every file once; returns damaged names with their faults, and says how many there are.
+
+        Frames of another ``size`` (rows, columns) are a fault as well.
+        """
         for name in self.names:
             try:
-                self[name]
+                found = self[name].frames.shape[1:3]
+                if size is not None and found != size:
+                    raise UserError(
+                        f"{self.folder / name}: frames of {found[0]} x {found[1]}, the profile wants {size[0]} x "
+                        f"{size[1]} (video.data.height, video.data.width)"
+                    )
             except UserError as error:
                 self.damaged[name] = str(error)
         if self.damaged:
