@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it); (None, None) outside a repository."""
+    """(commit, whether tracked files differ from it). Outside a repository: RLVR_COMMIT, if set, or (None, None)."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -63,7 +63,7 @@ def git_state() -> tuple[str | None, bool | None]:
     try:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
-        return None, None
+        return os.environ.get("RLVR_COMMIT") or None, None
 
 
 @functools.cache
