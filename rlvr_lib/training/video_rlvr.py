@@ -35,7 +35,10 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
     """`GroupedGRPOTrainer` over clips: responses of one length, given ids neither sampled nor part of loss and KL.
 
     Args (all others are the base class's): ``clips`` with the prompts of the dataset's ``item`` column.
+    ``graphs`` False samples without captured CUDA graphs.
     """
+
+    graphs: bool | None = None
 
     def __init__(self, *args: Any, clips: RolloutClips, **kw: Any):
         self.clips, self.layout, self._rolled = clips, clips.task.layout, []
@@ -56,6 +59,8 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
             top_p=self.args.top_p,
             generator=generator,
             given=given_columns(self.layout, given, len(prompts)),
+            graphs=self.graphs,
+            dtype=torch.bfloat16 if self.args.bf16 else None,
         )
 
     def _generate_and_score_completions(self, inputs):
