@@ -95,8 +95,7 @@ def measure(kind: str, iterations: int, tiny: bool) -> dict[str, Any]:
         model = world_model(task.layout, Size(size.hidden, size.layers, size.heads, size.intermediate))
         model.save_pretrained(folder / "model")
         reward = FrameReward(task, clips, lpips_vgg(device, tiny), settings.reward, folder)
-        options = {"save_strategy": "no", "gradient_checkpointing": False}
-        trainer = build_trainer(folder / "model", clips, reward, settings, folder, 0, device, **options)
+        trainer = build_trainer(folder / "model", clips, reward, settings, folder, 0, device, save_strategy="no")
         trainer.self_check = False
         trainer.add_callback(MetricsCallback(folder / "metrics.jsonl"))
         with PeakMemory(device) as memory:

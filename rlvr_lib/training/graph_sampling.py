@@ -10,6 +10,7 @@ Buffers and graphs live for one call: recording takes a fraction of a second, an
 paper's size) is wanted by the training passes between two rollouts.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,6 +22,7 @@ from rlvr_lib.training.generation import SampleResult, sampling_mode
 from rlvr_lib.training.rollout_copy import rollout_model
 from rlvr_lib.training.static_batch import Options, Plan, StaticBatch, say_once
 
+ENABLED = os.environ.get("RLVR_GRAPHS", "1") != "0"
 _faults: set[str] = set()  # what went wrong; a fault ends the use of graphs for the rest of the process
 
 
@@ -42,7 +44,7 @@ def usable(model: nn.Module, prompts: Sequence[Sequence[int]], ends: list[int], 
     while hasattr(model, "module"):
         model = model.module
     adapters = hasattr(model, "get_base_model")
-    return not ends and top_p == 1 and len(set(map(len, prompts))) == 1 and not adapters and not _faults
+    return ENABLED and not ends and top_p == 1 and len(set(map(len, prompts))) == 1 and not adapters and not _faults
 
 
 @torch.no_grad()

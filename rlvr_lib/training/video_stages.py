@@ -5,6 +5,7 @@ Notebooks and ``rlvr release`` open the same stages here, so a stage made by one
 
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rlvr_lib.artifacts import Stage, UserError
@@ -86,8 +87,8 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
             for part in chosen:
                 _train(profile, part)
             continue
-        with context.Pool(min(jobs, len(chosen))) as pool:
-            pool.starmap(_train, [(profile, part) for part in chosen], chunksize=1)
+        with ProcessPoolExecutor(min(jobs, len(chosen)), context) as pool:  # its processes may have loaders of their own
+            list(pool.map(_train, [profile] * len(chosen), chosen))
     return [release_video(profile, part, command) for part in TRAINED if part in parts]
 
 
