@@ -87,7 +87,7 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
             for part in chosen:
                 _train(profile, part)
             continue
-        with ProcessPoolExecutor(min(jobs, len(chosen)), context) as pool:  # its processes may have loaders of their own
+        with ProcessPoolExecutor(min(jobs, len(chosen)), context) as pool:  # not Pool: they may have loaders
             list(pool.map(_train, [profile] * len(chosen), chosen))
     return [release_video(profile, part, command) for part in TRAINED if part in parts]
 

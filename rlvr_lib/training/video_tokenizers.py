@@ -82,7 +82,7 @@ class TokenizerTraining:
         return {"iterations": self.iteration, **latest}
 
     def _read(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """Values as numbers. Here, and not at every iteration, the host waits for a GPU and sees a loss out of range."""
+        """Values as numbers. Only here does the host wait for a GPU and see a loss out of range."""
         found = {name: float(value) for name, value in values.items()}
         if not math.isfinite(found.get("grad_norm", 0.0)):
             raise UserError(
