@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PREFIX_CONFIG = {"BLOCK": 64, "num_warps": 4, "num_stages": 3}
-SUFFIX_CONFIG = {"BLOCK": 32, "num_warps": 1}
+PREFIX_CONFIG = {"BLOCK": 128, "num_warps": 4, "num_stages": 3}  # the fastest of those tried on an H100
+SUFFIX_CONFIG = {"BLOCK": 64, "num_warps": 2}
 
 
 @triton.jit

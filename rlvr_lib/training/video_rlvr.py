@@ -90,13 +90,20 @@ class FrameValidation(Validation):
         return {f"validation_{name}": value for name, value in found.items()}
 
 
+class _IdWords(PreTrainedTokenizerFast):
+    """TRL turns every response into text, for logs that nobody reads here; a single one can still be looked at."""
+
+    def batch_decode(self, sequences: Sequence[Any], *_: Any, **__: Any) -> list[str]:
+        return [""] * len(sequences)
+
+
 def id_tokenizer(layout: Layout) -> PreTrainedTokenizerFast:
     """What TRL wants to see as a tokenizer: id 17 is the word "17"; the last two ids pad and end."""
     words = {str(number): number for number in range(layout.vocabulary - 2)}
     words |= {"<pad>": layout.vocabulary - 2, "<end>": layout.vocabulary - 1}
     plain = Tokenizer(WordLevel(words, unk_token="<pad>"))
     plain.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return _IdWords(
         tokenizer_object=plain,
         pad_token="<pad>",
         eos_token="<end>",
