@@ -180,9 +180,9 @@ class Browser:
         self._tab.page.bring_to_front()
         return ""
 
-    def ask_page(self, script: str) -> Any:
+    def ask_page(self, script: str, argument: Any = None) -> Any:
         """Run a script of the harness in the page's own world (rewards of test pages); never a page's or a model's."""
-        return self._call(lambda: self._tab.page.evaluate(script))
+        return self._call(lambda: self._tab.page.evaluate(script, argument))
 
     def settle(self) -> None:
         """Wait until the current tab is quiet."""
