@@ -63,7 +63,7 @@ class Browser:
         self._playwright: Any = None
         self._tabs: list[Tab] = []
         self._current = 0
-        self._dead = ""
+        self._dead = self.version = ""
         try:
             self._call(self._start, START_SECONDS)
         except BaseException:
@@ -81,6 +81,7 @@ class Browser:
             env={**_environment(), **self._chromium.environment},
             timeout=1000 * START_SECONDS,
         )
+        self.version = self._browser.version
         self._context = self._browser.new_context(
             viewport={"width": width, "height": height},
             accept_downloads=False,

@@ -18,7 +18,7 @@ UNSTARTED_SECONDS = 0.5  # a navigation that is asked for but never starts (a re
 DOCUMENT_SHIFT = 32  # a node's key: number of its document above, the browser's number of the node below
 # Newer than the omitted properties of B.1: addresses and references to other nodes.
 NOT_SHOWN = frozenset({"url", "labelledby", "describedby", "controls", "activedescendant", "details", "flowto", "owns"})
-NOT_SHOWN_ROLES = frozenset({"ListMarker"})
+NOT_SHOWN_ROLES = frozenset({"ListMarker", "LineBreak"})
 SETTLE = """(async () => {
   const tick = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
   do { await tick(); } while (document.documentElement.ariaBusy === 'true');
@@ -104,7 +104,7 @@ class Tab:
             last = shown
         frame = self._frame()
         document = self._documents.setdefault(frame["loaderId"], len(self._documents))
-        return read_tree([_keyed(node, document) for node in shown])
+        return _once(read_tree([_keyed(node, document) for node in shown]))
 
     def _refuse_giants(self) -> None:
         elements, characters = self.evaluate(SIZE)
@@ -129,12 +129,19 @@ class Tab:
 def _shown(node: dict[str, Any]) -> dict[str, Any]:
     """Without what this reading leaves out (references to other nodes, addresses, the marks before list items)."""
     properties = [entry for entry in node.get("properties", ()) if entry["name"] not in NOT_SHOWN]
-    ignored = node.get("ignored", False) or node.get("role", {}).get("value") in NOT_SHOWN_ROLES
+    unwanted = node.get("role", {}).get("value") in NOT_SHOWN_ROLES or "backendDOMNodeId" not in node
+    ignored = node.get("ignored", False) or unwanted  # nodes without a number come from style sheets
     return {**node, "properties": properties, "ignored": ignored}
 
 
 def _keyed(node: dict[str, Any], document: int) -> dict[str, Any]:
     return {**node, "backendDOMNodeId": node.get("backendDOMNodeId", 0) + (document << DOCUMENT_SHIFT)}
+
+
+def _once(nodes: list[Node]) -> list[Node]:
+    """Each (node, role) once: a number stands for one line."""
+    first = {(node.key, node.role): node for node in reversed(nodes)}
+    return [node for node in nodes if first[node.key, node.role] is node]
 
 
 __all__ = ["SETTLE_ERRORS", "Tab", "TooLarge"]
