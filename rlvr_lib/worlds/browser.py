@@ -117,12 +117,17 @@ class Browser:
         return self._tabs[self._current]
 
     def open(self, url: str) -> None:
-        """Go to an address inside the fence (BrowserFault outside of it) and wait until it is quiet."""
+        """Begin anew at an address inside the fence (BrowserFault outside of it): one tab, no history, quiet."""
 
         def work() -> None:
+            for tab in self._tabs[1:]:
+                tab.page.close()
+            del self._tabs[1:]
+            self._current = 0
             if refused := acts.goto(self._tab, self.fence, url):
                 raise ValueError(f"{url}: {refused}")
             self._tab.settle()
+            self._tab.cdp.send("Page.resetNavigationHistory")
 
         self._call(work)
 
@@ -131,7 +136,7 @@ class Browser:
 
         def work() -> Snapshot:
             nodes = self._tab.nodes()
-            titles = tuple(tab.page.title() for tab in self._tabs)
+            titles = tuple(tab.title for tab in self._tabs)
             return Snapshot(titles[self._current], self._tab.url, tuple(nodes), titles, self._current)
 
         return self._call(work)

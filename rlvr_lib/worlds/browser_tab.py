@@ -13,18 +13,26 @@ from rlvr_lib.worlds.web_pages import Node, read_tree
 
 MOST_ELEMENTS = 20_000
 MOST_CHARACTERS = 400_000
-QUIET_READS = 12  # tries to read the same tree twice in a row
 UNSTARTED_SECONDS = 0.5  # a navigation that is asked for but never starts (a refused address) is forgotten
 DOCUMENT_SHIFT = 32  # a node's key: number of its document above, the browser's number of the node below
 # Newer than the omitted properties of B.1: addresses and references to other nodes.
 NOT_SHOWN = frozenset({"url", "labelledby", "describedby", "controls", "activedescendant", "details", "flowto", "owns"})
 NOT_SHOWN_ROLES = frozenset({"ListMarker", "LineBreak"})
+# Quiet: not marked busy, and two frames in a row without a change of the document (at most a second).
 SETTLE = """(async () => {
-  const tick = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-  do { await tick(); } while (document.documentElement.ariaBusy === 'true');
-  await tick();
+  let changed = true;
+  const watch = new MutationObserver(() => { changed = true; });
+  watch.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+  const frame = () => new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+  for (let turn = 0, still = 0; still < 2 && turn < 60; turn += document.documentElement.ariaBusy === 'true' ? 0 : 1) {
+    await frame();
+    still = changed || document.documentElement.ariaBusy === 'true' ? 0 : still + 1;
+    changed = false;
+  }
+  watch.disconnect();
+  const text = (document.documentElement || { textContent: '' }).textContent;
+  return [document.getElementsByTagName('*').length, text.length, document.title];
 })()"""
-SIZE = "[document.getElementsByTagName('*').length, (document.documentElement || {textContent: ''}).textContent.length]"
 SETTLE_ERRORS = ("context", "navigat", "detached", "Promise was collected")
 
 
@@ -42,78 +50,74 @@ class Tab:
         self._asked: float | None = None  # when the page asked to navigate, until that started
         self._loading = False
         self._documents: dict[str, int] = {}
-        main = self._frame()["id"]
-        self.cdp.on("Page.frameRequestedNavigation", lambda event: self._note(event, main, "asked"))
-        self.cdp.on("Page.frameStartedLoading", lambda event: self._note(event, main, "started"))
-        self.cdp.on("Page.frameStoppedLoading", lambda event: self._note(event, main, "stopped"))
+        self._frame = self.cdp.send("Page.getFrameTree")["frameTree"]["frame"]
+        self._world: int | None = None
+        self.title, self._size = "", (0, 0)
+        self.cdp.on("Page.frameRequestedNavigation", lambda event: self._note(event["frameId"], "asked"))
+        self.cdp.on("Page.frameStartedLoading", lambda event: self._note(event["frameId"], "started"))
+        self.cdp.on("Page.frameStoppedLoading", lambda event: self._note(event["frameId"], "stopped"))
+        self.cdp.on("Page.frameNavigated", lambda event: self._moved(event["frame"]))
+        self.cdp.on("Page.navigatedWithinDocument", self._moved_within)
         self.cdp.send("Page.enable")
 
-    def _note(self, event: dict[str, Any], main: str, what: str) -> None:
-        if event["frameId"] == main:
+    def _note(self, frame: str, what: str) -> None:
+        if frame == self._frame["id"]:
             self._asked = time.monotonic() if what == "asked" else None
             self._loading = what == "started"
 
-    def _frame(self) -> dict[str, Any]:
-        return self.cdp.send("Page.getFrameTree")["frameTree"]["frame"]
+    def _moved(self, frame: dict[str, Any]) -> None:
+        if "parentId" not in frame:
+            self._frame, self._world = frame, None
+
+    def _moved_within(self, event: dict[str, Any]) -> None:
+        if event["frameId"] == self._frame["id"]:
+            self._frame = {**self._frame, "url": event["url"], "urlFragment": ""}
 
     @property
     def url(self) -> str:
         """The address as the page sees it, with its fragment."""
-        frame = self._frame()
-        return frame["url"] + frame.get("urlFragment", "")
+        return self._frame["url"] + self._frame.get("urlFragment", "")
 
-    def evaluate(self, script: str, wait: bool = False) -> Any:
-        """Run a script of ours in a world of our own; plain values come back."""
-        world = self.cdp.send("Page.createIsolatedWorld", {"frameId": self._frame()["id"], "worldName": "rlvr"})
-        found = self.cdp.send(
-            "Runtime.evaluate",
-            {
-                "contextId": world["executionContextId"],
-                "expression": script,
-                "awaitPromise": wait,
-                "returnByValue": True,
-            },
-        )
+    def evaluate(self, script: str) -> Any:
+        """Run a script of ours in a world of our own, wait for its promise; plain values come back."""
+        if self._world is None:
+            world = {"frameId": self._frame["id"], "worldName": "rlvr"}
+            self._world = self.cdp.send("Page.createIsolatedWorld", world)["executionContextId"]
+        call = {"contextId": self._world, "expression": script, "awaitPromise": True, "returnByValue": True}
+        found = self.cdp.send("Runtime.evaluate", call)
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"].get("text", "a script failed"))
         return found["result"].get("value")
 
     def settle(self) -> None:
-        """Wait until what an action started has ended: navigation, and work that a page marks with aria-busy."""
+        """Wait until what an action started has ended: navigation, busy pages, changes of the document."""
         while True:
+            quiet = False
             try:
-                self.evaluate(SETTLE, wait=True)
+                *self._size, self.title = self.evaluate(SETTLE)
+                quiet = True
             except Exception as error:
                 if not any(word in str(error) for word in SETTLE_ERRORS):
                     raise
+                self._world = None
             if self._asked is not None and time.monotonic() - self._asked > UNSTARTED_SECONDS:
                 self._asked = None
-            if self._asked is None and not self._loading:
+            if quiet and self._asked is None and not self._loading:
                 return
             self.page.wait_for_timeout(5)
 
     def nodes(self) -> list[Node]:
-        """The nodes worth a line, read until two readings agree; keys are unique over documents."""
-        self._refuse_giants()
-        last = None
-        for _ in range(QUIET_READS):
-            raw = self.cdp.send("Accessibility.getFullAXTree")["nodes"]
-            shown = [_shown(node) for node in raw]
-            if shown == last:
-                break
-            last = shown
-        frame = self._frame()
-        document = self._documents.setdefault(frame["loaderId"], len(self._documents))
-        return _once(read_tree([_keyed(node, document) for node in shown]))
-
-    def _refuse_giants(self) -> None:
-        elements, characters = self.evaluate(SIZE)
+        """The nodes worth a line of a page that was settled; keys are unique over documents."""
+        elements, characters = self._size
         if elements > MOST_ELEMENTS or characters > MOST_CHARACTERS:
             raise TooLarge(f"the page is too large: {elements} elements, {characters} characters")
+        raw = self.cdp.send("Accessibility.getFullAXTree")["nodes"]
+        document = self._documents.setdefault(self._frame["loaderId"], len(self._documents))
+        return _once(read_tree([_keyed(_shown(node), document) for node in raw]))
 
     def backend(self, key: int) -> int | None:
         """The browser's number of a node of the present document, None for a node of a former one."""
-        document = self._documents.get(self._frame()["loaderId"])
+        document = self._documents.get(self._frame["loaderId"])
         return key & ((1 << DOCUMENT_SHIFT) - 1) if document == key >> DOCUMENT_SHIFT else None
 
     def history(self, step: int) -> tuple[int, str] | None:

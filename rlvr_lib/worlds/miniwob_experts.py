@@ -11,8 +11,8 @@ from rlvr_lib.worlds.web_actions import Action
 from rlvr_lib.worlds.web_pages import Node, Page
 
 Expert = Callable[[str, Page], Action | None]
-MONTHS = "January February March April May June July August September October November December".split()
-FIELDS = ("textbox", "searchbox", "combobox", "spinbutton")
+MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
+MONTHS += ("November", "December")
 
 
 def _click(node: Node | None) -> Action | None:
@@ -127,15 +127,6 @@ def date(goal: str, page: Page) -> Action | None:
     return _click(find(page, "link", str(day)) if shown == month else find(page, "link", turn))
 
 
-def spin_date(goal: str, page: Page) -> Action | None:
-    values = zip(("Month", "Day", "Year"), _words(r"(\d+)/(\d+)/(\d+)", goal), strict=True)
-    for name, text in values:
-        box = find(page, "spinbutton", name)
-        if box is not None and int(value_of(box) or 0) != int(text):
-            return Action("type", box.number, text, False)
-    return _submit(page)
-
-
 def form(goal: str, page: Page) -> Action | None:
     name, button = _words(r'Choose (.+) from the dropdown, then click the button labeled "(.+)"', goal)
     option = find(page, "option", name)
@@ -168,7 +159,6 @@ EXPERTS: dict[str, Expert] = {
     "read-table-2": table,
     "choose-date-easy": date,
     "choose-date-medium": date,
-    "enter-date": spin_date,
     "form-sequence-3": form,
     "phone-book": phone,
 }

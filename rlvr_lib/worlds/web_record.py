@@ -9,19 +9,19 @@ import json
 import lzma
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_json, file_hash, read_json, text_hash
+from rlvr_lib.artifacts import ROOT, UserError, atomic_write_bytes, atomic_write_json, read_json, sha256_of, text_hash
 from rlvr_lib.progress import say, track
 from rlvr_lib.worlds import web_tasks
 from rlvr_lib.worlds.browser import Browser, BrowserFault
 from rlvr_lib.worlds.miniwob import TASKS
-from rlvr_lib.worlds.sites.catalogue import SITES
+from rlvr_lib.worlds.sites.catalogue import HELD_OUT, SITES
 from rlvr_lib.worlds.sites.server import SiteServer
 from rlvr_lib.worlds.transitions import record_lines
 from rlvr_lib.worlds.web_actions import NO_ACTION, Action
@@ -43,19 +43,26 @@ class WebRecording:
     """
 
     seed: int = 0
-    site_episodes: int = 300
-    miniwob_episodes: int = 36
-    steps: int = 9
-    expert: float = 0.6
+    site_episodes: int = 240
+    miniwob_episodes: int = 30
+    steps: int = 10
+    expert: float = 0.55
     idle: float = 0.15
     names: tuple[str, ...] = (*SITES, *TASKS)
     generator: int = GENERATOR
 
     def episodes(self) -> list[tuple[str, int]]:
         """(site or task, seed of the episode), names taking turns."""
-        counts = {name: self.site_episodes if name in SITES else self.miniwob_episodes for name in self.names}
+        counts = {name: self._count(name) for name in self.names}
         turns = range(max(counts.values(), default=0))
+        # Seeds of two recordings differ as long as neither has a thousand turns.
         return [(name, 1000 * self.seed + turn) for turn in turns for name in self.names if turn < counts[name]]
+
+    def _count(self, name: str) -> int:
+        """The held-out site needs enough for a test, not for a training."""
+        if name not in SITES:
+            return self.miniwob_episodes
+        return max(1, self.site_episodes // 4) if name == HELD_OUT else self.site_episodes
 
 
 def record_episode(browser: Browser, server: SiteServer, name: str, seed: int, plan: WebRecording) -> list[dict]:
@@ -65,12 +72,12 @@ def record_episode(browser: Browser, server: SiteServer, name: str, seed: int, p
     split = split_of(task.site, name, seed, web_tasks.is_held_out(name))
     found: list[WebTransition] = []
     previous: list[str] = []
-    snapshot = browser.look()
+    snapshot, over = browser.look(), False
     for step in range(plan.steps):
         numbering = Numbering()
         before = snapshot.page(numbering)
         expert = task.expert(before)
-        action = _chosen(expert, before, task.goal, rng, plan.expert)
+        action = _chosen(None if over else expert, before, task.goal, rng, plan.expert)
         refused = browser.act(action, before)
         snapshot = browser.look()
         after = snapshot.page(numbering)
@@ -83,8 +90,11 @@ def record_episode(browser: Browser, server: SiteServer, name: str, seed: int, p
                 *("" if expert is None else str(expert), refused, success, split),
             )
         )
+        if action.kind == "stop":
+            over = True  # the errand is done: what follows only shows more of the site
+            continue
         previous.append(str(action))
-        if action.kind == "stop" or task.ended():
+        if task.ended():
             break
     return [item.record() for item in found]
 
@@ -118,28 +128,50 @@ def _part(parts: Path, name: str, seed: int) -> Path:
 
 
 def _record(parts: Path, missing: Sequence[tuple[str, int]], plan: WebRecording) -> Iterator[None]:
-    """Record what is missing, one browser after the other."""
-    browser: Browser | None = None
-    with web_tasks.make_server() as server:
+    """Record what is missing; every episode gets a second try, for a busy machine makes pages late."""
+    with web_tasks.make_server() as server, Browsers(server) as browsers:
+        for name, seed in missing:
+            found = browsers.try_episode(name, seed, plan)
+            if "fault" in found:
+                found = browsers.try_episode(name, seed, plan)
+            if "fault" in found:
+                say(f"web pages: {name} {seed} failed twice: {found['fault']}")
+            atomic_write_json(_part(parts, name, seed), found)
+            yield
+
+
+class Browsers:
+    """One browser at a time: a new one after a fault, and after ``FRESH_EVERY`` episodes."""
+
+    def __init__(self, server: SiteServer, make: Callable[[SiteServer], Browser] = web_tasks.make_browser):
+        self.server, self.make = server, make
+        self.browser: Browser | None = None
+        self.used = 0
+
+    def try_episode(self, name: str, seed: int, plan: WebRecording) -> dict[str, Any]:
+        """An episode's records, or the reason why it failed."""
+        if self.used >= FRESH_EVERY:
+            self.close()
         try:
-            for count, (name, seed) in enumerate(missing):
-                if browser is not None and count % FRESH_EVERY == 0:
-                    browser.close()
-                    browser = None
-                browser = browser or web_tasks.make_browser(server)
-                try:
-                    found: dict[str, Any] = {"items": record_episode(browser, server, name, seed, plan)}
-                    found["browser"] = browser.version
-                except BrowserFault as fault:
-                    say(f"web pages: {name} {seed} failed: {fault}")
-                    found = {"items": [], "fault": str(fault)}
-                    browser.close()
-                    browser = None
-                atomic_write_json(_part(parts, name, seed), found)
-                yield
-        finally:
-            if browser is not None:
-                browser.close()
+            if self.browser is None:
+                self.browser, self.used = self.make(self.server), 0
+            self.used += 1
+            items = record_episode(self.browser, self.server, name, seed, plan)
+            return {"items": items, "browser": self.browser.version}
+        except BrowserFault as fault:
+            self.close()
+            return {"items": [], "fault": str(fault)}
+
+    def close(self) -> None:
+        browser, self.browser = self.browser, None
+        if browser is not None:
+            browser.close()
+
+    def __enter__(self) -> "Browsers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _same_recording(note: Path, settings: dict[str, Any]) -> None:
@@ -159,10 +191,10 @@ def write_set(folder: Path, plan: WebRecording, episodes: Sequence[dict[str, Any
         text = "".join(record_lines(item.record() for item in found)).encode()
         path = folder / f"{split}.jsonl.xz"
         atomic_write_bytes(path, lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
-        files[path.name], texts[split] = file_hash(path), text_hash(text.decode())
+        files[path.name], texts[split] = sha256_of(path), text_hash(text.decode())
     faults = [episode["fault"] for episode in episodes if "fault" in episode]
     manifest = {
-        "command": f"rlvr record-web {folder.name} --seed {plan.seed}",
+        "command": _command(folder, plan),
         **asdict(plan),
         "browser": sorted({episode["browser"] for episode in episodes if "browser" in episode}),
         "playwright": version("playwright"),
@@ -176,6 +208,14 @@ def write_set(folder: Path, plan: WebRecording, episodes: Sequence[dict[str, Any
     }
     atomic_write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _command(folder: Path, plan: WebRecording) -> str:
+    """What records this set again; the folder relative to the project when it lies there."""
+    place = folder.resolve()
+    name = place.relative_to(ROOT) if place.is_relative_to(ROOT) else place.name
+    sizes = f"--site-episodes {plan.site_episodes} --miniwob-episodes {plan.miniwob_episodes}"
+    return f"rlvr record-web {name} --seed {plan.seed} {sizes}"
 
 
 def without_repeats(items: Sequence[WebTransition]) -> list[WebTransition]:

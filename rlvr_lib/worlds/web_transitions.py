@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rlvr_lib.artifacts import UserError, file_hash, read_json
+from rlvr_lib.artifacts import UserError, read_json, sha256_of
 from rlvr_lib.worlds.transitions import open_text
 from rlvr_lib.worlds.web_pages import Changes
 
@@ -115,7 +115,7 @@ def load_web_set(folder: Path, splits: Sequence[str] = SPLITS, stops: bool = Fal
     found = {}
     for split in splits:
         path = folder / f"{split}.jsonl.xz"
-        if path.is_file() and file_hash(path) != hashes.get(path.name):
+        if path.is_file() and sha256_of(path) != hashes.get(path.name):
             raise UserError(f"{path} is not the file that {MANIFEST} describes; restore it or record the set again")
         found[split] = [item for item in read_web_file(path) if stops or not item.is_stop]
     return found
