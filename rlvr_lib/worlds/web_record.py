@@ -109,7 +109,7 @@ def record_web_set(folder: Path, plan: WebRecording) -> dict[str, Any]:
     """Record a set into ``folder`` (resumes what was begun with equal settings); returns its manifest."""
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    _same_recording(folder / NOTE, json.loads(json.dumps(asdict(plan))))
+    _same_recording(folder / NOTE, plan)
     episodes = plan.episodes()
     missing = [pair for pair in episodes if not _part(parts, *pair).is_file()]
     if len(missing) < len(episodes):
@@ -174,7 +174,10 @@ class Browsers:
         self.close()
 
 
-def _same_recording(note: Path, settings: dict[str, Any]) -> None:
+def _same_recording(note: Path, plan: WebRecording) -> None:
+    """A set may grow, for turns come in order; nothing else may change halfway."""
+    settings = {key: value for key, value in asdict(plan).items() if not key.endswith("_episodes")}
+    settings = json.loads(json.dumps(settings))
     if note.exists() and read_json(note) != settings:
         raise UserError(f"{note.parent} was begun with other settings; delete the folder or repeat the former command")
     atomic_write_json(note, settings)

@@ -48,6 +48,7 @@ class WebTransition:
     success: bool = False
     split: str = "train"
     thoughts: str = ""  # chain of thought, public data only
+    prompt: str = ""  # the question as published, public data only
 
     @property
     def changes(self) -> Changes:
@@ -61,7 +62,7 @@ class WebTransition:
     @property
     def question(self) -> tuple[str, str, str]:
         """What decides about the answer: equal questions belong into one split."""
-        return self.url, self.before, self.action
+        return self.url, self.before or self.prompt, self.action
 
     @property
     def is_stop(self) -> bool:
