@@ -46,7 +46,8 @@ FORMAT = """The answer has three sections in this order, with an empty line betw
 New items: elements that the page will show and does not show now.
 Deleted items: elements that the page will no longer show.
 Updated items: elements that stay and whose line changes, in their new form.
-Write None in a section in which nothing stands. An element is written [id] type 'content' and attributes, if it has any.
+Write None in a section in which nothing stands. An element is written
+[id] type 'content' and attributes, if it has any.
 Common attributes are focused, required, value, checked, selected, expanded, disabled, hasPopup, pressed.
 For example: [31] button 'Send'
 With attributes: [12] textbox 'City' value: Arden focused: True required: False

@@ -1,4 +1,4 @@
-"""The public WebArena transitions, thuml/webarena-world-model-cot (B.3): questions as asked, answers with their thoughts.
+"""The public WebArena transitions, thuml/webarena-world-model-cot (B.3): questions as asked, answers with thoughts.
 
 Nothing is shipped with the project. Put the data set's files (parquet, or JSON lines) into one folder.
 """
