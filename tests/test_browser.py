@@ -93,7 +93,7 @@ def test_an_element_of_a_former_page_is_gone(browser, shop):
     assert browser.act(Action("click", link), page) == "the element is gone"
 
 
-@pytest.mark.parametrize("name", ["shop", "forum", "tracker", "click-checkboxes", "login-user", "choose-date-easy"])
+@pytest.mark.parametrize("name", ["shop", "tracker", "click-checkboxes", "login-user"])
 def test_scripts_solve_tasks_in_the_live_browser(browser, server, name):
     from rlvr_lib.worlds.web_tasks import begin
 

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import psutil
 import pytest
 
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.worlds.browser import Browser, BrowserFault
 from rlvr_lib.worlds.browser_find import why_no_browser
 from rlvr_lib.worlds.sites.server import SiteServer
@@ -150,7 +151,7 @@ def test_faults_are_told_and_leave_no_process(server, name, reason):
         processes = browser.processes()
         assert len(processes) > 2
         browser.open("http://bad.test/one.html")
-        browser.seconds = 2
+        browser.seconds = 1.5 if "answer" in reason else 10
         with pytest.raises(BrowserFault, match=reason):
             provoke(browser, name)
         with pytest.raises(BrowserFault, match=reason):  # and it stays so
@@ -197,15 +198,22 @@ def test_a_recording_goes_on_with_a_new_browser(server, monkeypatch):
     def episode(browser, server, name, seed, plan):
         browser.open(f"http://bad.test/{name}.html")
         if name == "loop":
-            browser.seconds = 2
-            press(browser)
+            browser.processes()[0].kill()
         return [browser.look().title]
 
     monkeypatch.setattr(web_record, "record_episode", episode)
     with Browsers(server, lambda server: Browser(server.hosts(), seconds=10)) as browsers:
         found = [browsers.try_episode(name, 0, WebRecording()) for name in ("one", "loop", "throws")]
     assert [item["items"] for item in found] == [["One"], [], ["Throws"]]
-    assert "did not answer" in found[1]["fault"] and "fault" not in found[2]
+    assert "died" in found[1]["fault"] and "fault" not in found[2]
+
+
+def test_a_program_that_is_no_browser_is_told_in_one_line(server, monkeypatch, tmp_path):
+    (tmp_path / "chrome").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "chrome").chmod(0o755)
+    monkeypatch.setenv("RLVR_BROWSER", str(tmp_path / "chrome"))
+    with pytest.raises(UserError, match="does not start"):
+        Browser(server.hosts())
 
 
 def test_a_browser_gets_no_keys_of_ours(monkeypatch, server):

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import psutil
 
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.worlds import browser_acts as acts
 from rlvr_lib.worlds.browser_fence import Fence
-from rlvr_lib.worlds.browser_find import find_browser
+from rlvr_lib.worlds.browser_find import REMEDY, find_browser
 from rlvr_lib.worlds.browser_tab import Tab
 from rlvr_lib.worlds.web_actions import ON_AN_ELEMENT, Action
 from rlvr_lib.worlds.web_pages import Node, Numbering, Page
@@ -66,9 +67,9 @@ class Browser:
         self._dead = self.version = ""
         try:
             self._call(self._start, START_SECONDS)
-        except BaseException:
+        except BrowserFault as fault:
             self.close()
-            raise
+            raise UserError(f"{self._chromium.program} does not start ({fault}): {REMEDY}") from None
 
     def _start(self) -> None:
         from playwright.sync_api import sync_playwright

@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -200,8 +200,8 @@ def write_set(folder: Path, plan: WebRecording, episodes: Sequence[dict[str, Any
         "command": _command(folder, plan),
         **asdict(plan),
         "browser": sorted({episode["browser"] for episode in episodes if "browser" in episode}),
-        "playwright": version("playwright"),
-        "miniwob": version("miniwob"),
+        "playwright": _version("playwright"),
+        "miniwob": _version("miniwob"),
         "episodes": len(episodes),
         "failed": faults,
         "recorded": len(items),
@@ -211,6 +211,13 @@ def write_set(folder: Path, plan: WebRecording, episodes: Sequence[dict[str, Any
     }
     atomic_write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _command(folder: Path, plan: WebRecording) -> str:
