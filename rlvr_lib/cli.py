@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--seed", type=int, default=0)
     record.add_argument("--site-episodes", type=int, default=240, help="episodes per local site")
     record.add_argument("--miniwob-episodes", type=int, default=30, help="episodes per MiniWoB task")
+    _command(commands, "get-browser", _get_browser, "get a Chromium for live web pages where there is none")
     merge = _command(commands, "merge-lora", _merge_lora, "merge a LoRA adapter into its base model")
     merge.add_argument("adapter", type=Path, help="folder with adapter_config.json")
     merge.add_argument("out", type=Path, help="folder for the plain transformers checkpoint")
@@ -213,6 +214,13 @@ def _record_web(given: argparse.Namespace) -> int:
     counts = record_web_set(given.folder, plan)["counts"]
     said = ", ".join(f"{split} {count['transitions']}" for split, count in counts.items())
     say(f"web-page transitions in {given.folder}: {said}")
+    return 0
+
+
+def _get_browser(given: argparse.Namespace) -> int:
+    from rlvr_lib.worlds.browser_fetch import fetch_browser
+
+    say(f"browser: {fetch_browser()}")
     return 0
 
 

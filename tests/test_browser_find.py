@@ -1,9 +1,13 @@
 """Which browser is taken, and what is said when there is none."""
 
+import io
+import os
+import tarfile
+
 import pytest
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.worlds import browser_find
+from rlvr_lib.worlds import browser_fetch, browser_find
 from rlvr_lib.worlds.browser_fence import Fence
 from rlvr_lib.worlds.browser_find import VARIABLE, find_browser, why_no_browser
 
@@ -27,7 +31,7 @@ def bare(monkeypatch, tmp_path):
 
 
 def test_without_a_browser_the_remedy_is_named(bare):
-    with pytest.raises(UserError, match=r"no Chromium.*apt-get install.*RLVR_BROWSER"):
+    with pytest.raises(UserError, match=r"no Chromium.*rlvr get-browser.*apt-get install.*RLVR_BROWSER"):
         find_browser()
     assert "\n" not in why_no_browser()
 
@@ -58,6 +62,36 @@ def test_without_the_package(bare, monkeypatch):
     monkeypatch.setattr(browser_find.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="playwright is not installed"):
         find_browser()
+
+
+def test_a_browser_is_fetched_by_the_first_way_that_works(bare, monkeypatch, capsys):
+    def fails():
+        raise UserError("no way")
+
+    ways = {"one": fails, "two": lambda: program(bare / "bin" / "chromium"), "three": fails}
+    monkeypatch.setattr(browser_fetch, "WAYS", ways)
+    assert browser_fetch.fetch_browser() == bare / "bin" / "chromium"
+    assert "trying two" in capsys.readouterr().out
+    assert browser_fetch.fetch_browser() == bare / "bin" / "chromium"  # nothing is tried again
+    (bare / "bin" / "chromium").unlink()
+    monkeypatch.setattr(browser_fetch, "WAYS", {"one": fails})
+    with pytest.raises(UserError, match=r"tried one \(no way\).*RLVR_BROWSER"):
+        browser_fetch.fetch_browser()
+
+
+def test_the_npm_package_is_unpacked_with_fonts(tmp_path):
+    def inflate(path):
+        if path.name == "chromium.br":
+            return b"#!/bin/sh\n"
+        folder, name = ("lib", "libnss3.so") if path.name.startswith("al2023") else ("fonts", "a.ttf")
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(f"{folder}/{name}"))
+        return buffer.getvalue()
+
+    found = browser_fetch.unpack(tmp_path, tmp_path / "to & from", inflate)
+    assert os.access(found, os.X_OK) and (found.parent / "lib" / "libnss3.so").is_file()
+    assert "to &amp; from/fonts" in (found.parent / "fonts.conf").read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlvr_lib.artifacts import UserError
+from rlvr_lib.artifacts import ROOT, UserError
 
 VARIABLE = "RLVR_BROWSER"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell", "chrome")
@@ -30,9 +30,10 @@ IN_PLAYWRIGHT = (
     "chromium_headless_shell-*/chrome-*/*headless*shell",
     "chromium-*/chrome-mac*/Chromium.app/Contents/MacOS/Chromium",
 )
-UNPACKED = ("node_modules/@sparticuz/chromium/unpacked", "data/cache/chromium")  # holds chromium, lib/ and fonts.conf
+# Holds the program, lib/ and fonts.conf, as the package unpacks them.
+UNPACKED = (Path("node_modules/@sparticuz/chromium/unpacked"), ROOT / "data" / "cache" / "chromium")
 REMEDY = (
-    "apt-get install -y --no-install-recommends chromium (as root), or playwright install chromium-headless-shell; "
+    "rlvr get-browser, or apt-get install -y --no-install-recommends chromium (as root); "
     f"or set {VARIABLE} to the program of a Chromium that is there"
 )
 
@@ -75,7 +76,7 @@ def _places() -> Iterator[Path]:
     cache = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
     for pattern in IN_PLAYWRIGHT:
         yield from sorted(cache.glob(pattern), reverse=True)
-    yield from (Path(folder) / "chromium" for folder in UNPACKED)
+    yield from (folder / "chromium" for folder in UNPACKED)
 
 
 def _runs(path: Path) -> bool:
