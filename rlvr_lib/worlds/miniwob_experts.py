@@ -11,8 +11,8 @@ from rlvr_lib.worlds.web_actions import Action
 from rlvr_lib.worlds.web_pages import Node, Page
 
 Expert = Callable[[str, Page], Action | None]
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
-MONTHS += ("November", "December")
+_EARLIER = ("January", "February", "March", "April", "May", "June", "July")
+MONTHS = (*_EARLIER, "August", "September", "October", "November", "December")
 
 
 def _click(node: Node | None) -> Action | None:

@@ -18,7 +18,7 @@ from rlvr_lib.worlds.web_pages import Page
 
 Query = dict[str, str]
 Rule = tuple[Callable[[Page], bool], Callable[[Page], Action | None]]
-Check = Callable[["Site", str], bool]
+Check = Callable[[Any, str], bool]  # the site, the agent's answer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SiteTask:
         return Action("stop")
 
 
-Template = Callable[["Site", Random], SiteTask]
+Template = Callable[[Any, Random], SiteTask]
 
 
 class Site:
@@ -57,7 +57,7 @@ class Site:
     """
 
     name = ""
-    pages: Sequence[tuple[str, Callable[..., str | Answer]]] = ()
+    pages: Sequence[tuple[str, Callable[..., str | Answer | None]]] = ()
     posts: Sequence[tuple[str, Callable[..., str]]] = ()
     templates: Sequence[Template] = ()
 
@@ -109,7 +109,8 @@ class Site:
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         return self.data.execute(sql, values).fetchall()
 
-    def row(self, sql: str, *values: Any) -> sqlite3.Row | None:
+    def row(self, sql: str, *values: Any) -> Any:
+        """The first row, None without one."""
         return self.data.execute(sql, values).fetchone()
 
     def value(self, sql: str, *values: Any) -> Any:
