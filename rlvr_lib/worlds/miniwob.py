@@ -1,7 +1,8 @@
 """MiniWoB++ pages (package ``miniwob``, MIT) in the driven browser: seeded episodes, goal, reward.
 
 Only the package's HTML is used, served from this machine; its Python code is never imported (it would want selenium).
-Pages are made still: no clock, no count-down, no animation, so that equal seeds and actions give equal trees.
+Pages are made still: no clock, no count-down, no animation, no short delays, so that equal
+seeds and actions give equal trees.
 """
 
 import importlib.util
@@ -51,6 +52,8 @@ PATCH = """if (location.hostname === 'miniwob.test') {
     constructor(...parts) { if (parts.length) super(...parts); else super(now); }
     static now() { return now; }
   };
+  const later = window.setTimeout.bind(window);  // short delays (a menu that opens under the mouse) become none
+  window.setTimeout = (work, delay, ...rest) => later(work, delay > 5000 ? delay : 0, ...rest);
 }
 addEventListener('DOMContentLoaded', () => {
   if (location.hostname !== 'miniwob.test') return;
