@@ -122,16 +122,16 @@ def test_equal_seeds_give_equal_recordings_in_any_order(tmp_path):
     from rlvr_lib.worlds.web_record import WebRecording, record_web_set
     from rlvr_lib.worlds.web_transitions import load_web_set
 
-    names = ("forum", "email-inbox", "click-tab-2")
+    names = ("forum", "click-menu-2")
     plans = [WebRecording(site_episodes=1, miniwob_episodes=1, steps=5, names=order) for order in (names, names[::-1])]
     sets = []
     for place, plan in enumerate(plans):
         folder = tmp_path / str(place)
         manifest = record_web_set(folder, plan)
-        assert manifest["episodes"] == 3 and not manifest["failed"]
+        assert manifest["episodes"] == 2 and not manifest["failed"]
         assert sorted(path.name for path in folder.iterdir())[0] == "manifest.json"
         sets.append({item.case_id: item for items in load_web_set(folder, stops=True).values() for item in items})
-    assert sets[0] == sets[1] and len(sets[0]) > 6
+    assert sets[0] == sets[1] and len(sets[0]) > 4
 
 
 def test_it_works_inside_an_event_loop(browser, shop):
