@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, help="folder with TFRecord shards, or a LeRobot data set")
     convert.add_argument("target", type=Path, help="folder for the episodes; a broken conversion goes on there")
     convert.add_argument("--episodes", type=int, default=None, help="convert at most so many")
+    record = _command(commands, "record-web", _record_web, "record web-page transitions from the live browser")
+    record.add_argument("folder", type=Path, help="for the set; a broken recording goes on there")
+    record.add_argument("--seed", type=int, default=0)
+    record.add_argument("--site-episodes", type=int, default=240, help="episodes per local site")
+    record.add_argument("--miniwob-episodes", type=int, default=30, help="episodes per MiniWoB task")
+    _command(commands, "get-browser", _get_browser, "get a Chromium for live web pages where there is none")
     merge = _command(commands, "merge-lora", _merge_lora, "merge a LoRA adapter into its base model")
     merge.add_argument("adapter", type=Path, help="folder with adapter_config.json")
     merge.add_argument("out", type=Path, help="folder for the plain transformers checkpoint")
@@ -210,6 +216,25 @@ def _convert_rt1(given: argparse.Namespace) -> int:
         raise UserError(f"--episodes: must be at least 1, not {given.episodes}")
     facts = convert_rt1(given.source, given.target, given.episodes)
     say(f"{facts['episodes']} episodes in {given.target}, {len(facts['damaged'])} could not be read")
+    return 0
+
+
+def _record_web(given: argparse.Namespace) -> int:
+    from rlvr_lib.worlds.web_record import WebRecording, record_web_set
+
+    if min(given.seed, given.site_episodes, given.miniwob_episodes) < 0:
+        raise UserError("--seed, --site-episodes and --miniwob-episodes must not be negative")
+    plan = WebRecording(given.seed, given.site_episodes, given.miniwob_episodes)
+    counts = record_web_set(given.folder, plan)["counts"]
+    said = ", ".join(f"{split} {count['transitions']}" for split, count in counts.items())
+    say(f"web-page transitions in {given.folder}: {said}")
+    return 0
+
+
+def _get_browser(given: argparse.Namespace) -> int:
+    from rlvr_lib.worlds.browser_fetch import fetch_browser
+
+    say(f"browser: {fetch_browser()}")
     return 0
 
 

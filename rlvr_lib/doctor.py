@@ -1,6 +1,5 @@
 """``rlvr doctor``: what this machine has, and what each profile would miss on it. Looks, never changes anything."""
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -14,10 +13,10 @@ from tabulate import tabulate
 from rlvr_lib.artifacts import ROOT
 from rlvr_lib.profile import Profile, load_profile, profile_names
 from rlvr_lib.provenance import hardware, usable_cores
+from rlvr_lib.worlds.browser_find import find_browser, why_no_browser
 from rlvr_lib.worlds.renderers import choose_renderer
 
 TRUNKS = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 HUB = "huggingface.co"
 
 
@@ -74,12 +73,9 @@ def _renderer() -> Finding:
 
 
 def _browser() -> Finding:
-    found = next((shutil.which(name) for name in BROWSERS if shutil.which(name)), None)
-    folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
-    found = found or next((str(path) for path in folder.glob("chromium*")), None)
-    if found and importlib.util.find_spec("playwright") is None:
-        return Finding("browser", None, f"{found}, but the playwright package is not installed")
-    return Finding("browser", bool(found), found or "no Chromium; only fresh web-page recordings need one")
+    if missing_browser := why_no_browser():
+        return Finding("browser", False, f"{missing_browser} (only live web pages need one)")
+    return Finding("browser", True, f"{find_browser().program}")
 
 
 def _perceptual_metric() -> Finding:
