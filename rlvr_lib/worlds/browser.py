@@ -27,6 +27,7 @@ from rlvr_lib.worlds.web_pages import Node, Numbering, Page
 VIEWPORT = (1280, 2048)  # C.2
 START_SECONDS = 60.0
 MOST_TABS = 4
+KEY_SECONDS = 0.1  # more time for every letter typed
 Result = TypeVar("Result")
 
 
@@ -150,7 +151,7 @@ class Browser:
             self._tab.settle()
             return refused
 
-        return self._call(work)
+        return self._call(work, self.seconds + KEY_SECONDS * min(len(action.text), acts.LONGEST_TEXT))
 
     def _perform(self, action: Action, page: Page) -> str:
         tab = self._tab

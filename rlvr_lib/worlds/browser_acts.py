@@ -8,7 +8,7 @@ from rlvr_lib.worlds.browser_fence import Fence
 from rlvr_lib.worlds.browser_tab import Tab
 from rlvr_lib.worlds.web_actions import Action
 
-LONGEST_TEXT = 500
+LONGEST_TEXT = 300
 NAMED_KEYS = frozenset(
     {"Enter", "Tab", "Escape", "Backspace", "Delete", "Home", "End", "PageUp", "PageDown", "Space"}
     | {"ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"}
@@ -136,4 +136,4 @@ def travel(tab: Tab, fence: Fence, step: int) -> str:
     return ""
 
 
-__all__ = ["act_on_element", "goto", "press", "scroll", "travel"]
+__all__ = ["LONGEST_TEXT", "act_on_element", "goto", "press", "scroll", "travel"]

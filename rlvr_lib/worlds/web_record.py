@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
@@ -32,6 +33,7 @@ from rlvr_lib.worlds.web_transitions import MANIFEST, SPLITS, WebTransition, ass
 GENERATOR = 1  # raise it when equal settings no longer give equal sets
 NOTE, PARTS = "recording.json", "episodes"
 FRESH_EVERY = 100  # episodes per browser: a long-lived one grows
+PATIENCE = 60.0  # seconds for one action: a busy machine must not cost an episode
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,9 @@ def _record(parts: Path, missing: Sequence[tuple[str, int]], plan: WebRecording)
 class Browsers:
     """One browser at a time: a new one after a fault, and after ``FRESH_EVERY`` episodes."""
 
-    def __init__(self, server: SiteServer, make: Callable[[SiteServer], Browser] = web_tasks.make_browser):
-        self.server, self.make = server, make
+    def __init__(self, server: SiteServer, make: Callable[[SiteServer], Browser] | None = None):
+        self.server = server
+        self.make = make or partial(web_tasks.make_browser, seconds=PATIENCE)
         self.browser: Browser | None = None
         self.used = 0
 
