@@ -3,8 +3,9 @@
     python benchmarks/paper_step.py [--kind single_step multi_step] [--iterations 3] [--tiny] [--out FILE]
 
 120 or 127 million parameters, 128 prompts x 16 responses, frames of 256 x 320 (random noise), the tokenizers and
-LPIPS-VGG at their full size. The first iteration warms up; medians of the others, by part, beside the floor that the
-operation count of the cost model gives at the GPU's peak. Without a GPU use ``--tiny``: everything runs, the figures
+LPIPS-VGG at their full size. A small iteration warms up (it compiles); then medians of whole ones on the wall clock,
+from drawing the clips to the last update, by part, beside the floor that the operation count of the cost model gives at
+the GPU's peak. Without a GPU use ``--tiny``: everything runs, the figures
 mean nothing.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import statistics
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,40 +82,70 @@ def lpips_vgg(device: str, tiny: bool) -> Perceptual:
     return Perceptual(f"LPIPS-{net}, random", _Lpips(net, make(weights=None).features.state_dict())).to(device)
 
 
-def measure(kind: str, iterations: int, tiny: bool) -> dict[str, Any]:
-    """Medians of seconds by part, passes and tokens of an iteration, peak memory."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    profile = load_profile("paper", overrides=TINY if tiny else "")
-    settings = getattr(profile.video, f"{kind}_rlvr").model_copy(update={"steps": iterations + 1})
-    size = getattr(profile.video, kind)
-    with tempfile.TemporaryDirectory() as name:
-        folder, task = Path(name), task_of(profile, kind, device)
+class Bench:
+    """Model, tokenizer, clips and reward of a kind at full size; a trainer of its own for every run."""
+
+    def __init__(self, kind: str, folder: Path, tiny: bool):
+        self.kind, self.folder = kind, folder
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        profile = load_profile("paper", overrides=TINY if tiny else "")
+        self.settings, size = getattr(profile.video, f"{kind}_rlvr"), getattr(profile.video, kind)
+        self.task = task = task_of(profile, kind, self.device)
         (folder / "episodes").mkdir()
         episodes = noise_episodes(folder / "episodes", profile, task.bins.dims)
         source = ClipSource(episodes, episodes.train, task.clip_frames, context=task.has_context)
-        clips = RolloutClips(task, source, 0, keep=2 * settings.prompts_per_step)
+        self.clips = RolloutClips(task, source, 0, keep=2 * self.settings.prompts_per_step)
         model = world_model(task.layout, Size(size.hidden, size.layers, size.heads, size.intermediate))
         model.save_pretrained(folder / "model")
-        reward = FrameReward(task, clips, lpips_vgg(device, tiny), settings.reward, folder)
-        options = {"save_strategy": "no", "gradient_checkpointing": False}
-        trainer = build_trainer(folder / "model", clips, reward, settings, folder, 0, device, **options)
+        self.parameters = model.num_parameters()
+        self.reward = FrameReward(task, self.clips, lpips_vgg(self.device, tiny), self.settings.reward, folder)
+
+    def run(self, **changes: int) -> tuple[list[dict[str, float]], float]:
+        """Rows of the log, one per iteration, and peak GiB. Every run begins with the same model and clips anew."""
+        settings = self.settings.model_copy(update=changes)
+        log = self.folder / "metrics.jsonl"
+        log.unlink(missing_ok=True)
+        self.clips._kept.clear()  # tokenising the prompts belongs to an iteration
+        arguments = (self.folder / "model", self.clips, self.reward, settings, self.folder, 0, self.device)
+        trainer = build_trainer(*arguments, save_strategy="no")
         trainer.self_check = False
-        trainer.add_callback(MetricsCallback(folder / "metrics.jsonl"))
-        with PeakMemory(device) as memory:
+        trainer.add_callback(MetricsCallback(log))
+        with PeakMemory(self.device) as memory:
             trainer.train()
-        steps = MetricsLog(folder / "metrics.jsonl").read()[1:]
-    parts = {key: statistics.median(row[key] for row in steps) for key in steps[0] if key.startswith("seconds_")}
-    return {
-        "parameters": model.num_parameters(),
-        "prompts": settings.prompts_per_step,
-        "group": settings.group_size,
-        "prompt": task.layout.prompt,
-        "response": task.layout.response,
-        "seconds": round(sum(parts.values()), 3),
-        "by_part": {key.removeprefix("seconds_"): round(value, 3) for key, value in parts.items()},
-        "floor_seconds": None if tiny else round(PETAFLOPS[kind] / PEAK, 2),
-        "peak_gib": round(memory.mib / 1024, 2),
-    }
+        return MetricsLog(log).read(), memory.mib / 1024
+
+    def warm_up(self) -> None:
+        """One small iteration with passes of the full size: compiles, and tries the kernels."""
+        prompts = min(8, self.settings.prompts_per_update)
+        self.run(steps=1, prompts_per_step=prompts, prompts_per_update=prompts)
+
+    def measure(self, iterations: int, floor: float | None) -> dict[str, Any]:
+        """Medians of wall seconds and seconds by part over ``iterations``, and peak memory."""
+        rows, gib = self.run(steps=iterations)
+        ends = [0.0, *(row["seconds"] for row in rows)]
+        walls = [after - before for before, after in pairwise(ends)]
+        parts = {
+            key.removeprefix("seconds_"): round(statistics.median(row[key] for row in rows), 3)
+            for key in rows[0]
+            if key.startswith("seconds_")
+        }
+        wall = statistics.median(walls)
+        return {
+            **{"parameters": self.parameters, "prompts": self.settings.prompts_per_step},
+            **{"group": self.settings.group_size, "prompt": self.task.layout.prompt},
+            **{"response": self.task.layout.response, "seconds": round(wall, 3)},
+            "by_part": {**parts, "prompts and the rest": round(wall - sum(parts.values()), 3)},
+            "every_iteration": [round(one, 3) for one in walls],
+            **{"floor_seconds": floor, "peak_gib": round(gib, 2)},
+        }
+
+
+def measure(kind: str, iterations: int, tiny: bool) -> dict[str, Any]:
+    """An iteration of a kind, after a warm-up."""
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(kind, Path(name), tiny)
+        bench.warm_up()
+        return bench.measure(iterations, None if tiny else round(PETAFLOPS[kind] / PEAK, 2))
 
 
 def main(arguments: list[str] | None = None) -> Path:

@@ -12,7 +12,7 @@ from rlvr_lib.artifacts import UserError, atomic_write_text, disk_fault
 from rlvr_lib.profile import Profile, load_profile, profile_names
 from rlvr_lib.progress import say
 
-RUN_OPTIONS = "reproduce", "status", "report", "settings"
+RUN_OPTIONS = "reproduce", "status", "report", "settings", "release"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", _status, "what has run, what is stale, what failed")
     _command(commands, "report", _report, "rebuild the report from what exists")
     _command(commands, "settings", _settings, "every setting of a profile with its source")
+    release = _command(commands, "release", _release, "train the robot-video weights and put them into data/weights")
+    release.add_argument("--only", help="parts, for example frame_tokenizer,single_step (default: all)")
+    release.add_argument("--jobs", type=int, default=1, help="parts trained side by side")
     doctor = _command(commands, "doctor", _doctor, "what this machine can do and what each profile would miss")
     doctor.add_argument("--network", action="store_true", help="also try to reach the model hub")
     score = commands.add_parser("score", help="score anybody's predictions with the paper's metrics")
@@ -154,6 +157,17 @@ def _settings(given: argparse.Namespace) -> int:
     from rlvr_lib.status import settings_table
 
     say(settings_table(_profile(given)))
+    return 0
+
+
+def _release(given: argparse.Namespace) -> int:
+    from rlvr_lib.training.video_stages import TRAINED, train_and_release
+
+    profile = _profile(given)
+    profile.seed_everything()
+    parts = given.only.split(",") if given.only else TRAINED
+    for folder in train_and_release(profile, parts, shlex.join(["rlvr", *sys.argv[1:]]), given.jobs):
+        say(f"released: {folder}")
     return 0
 
 

@@ -79,6 +79,7 @@ class VideoModel(Section):
     grad_clip: Positive = Field(description="Gradient norm limit; spec D: 1.0.")
     schedule: Literal["constant", "cosine"] = Field(description="After warm-up; spec D: constant.")
     history_loss: bool = Field(description="Frames of the prompt are learnt as well; spec C.3, C.4: no.")
+    keep_best: bool = Field(description="Keep the validation with the lowest loss, not the end. Our choice.")
     evaluate_every: Count = Field(description="Updates between validations; spec D: 5 000.")
     evaluate_segments: Count = Field(description="Segments of a validation's frame metrics. Our choice (spec D: none).")
     save_every: Count = Field(description="Updates between checkpoints; spec D: 10 000.")

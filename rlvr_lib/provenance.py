@@ -54,7 +54,12 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it); (None, None) outside a repository."""
+    """(commit, whether tracked files differ from it); (None, None) outside a repository.
+
+    RLVR_COMMIT comes first: for a copy of the tree whose own git folder, if any, says something else.
+    """
+    if os.environ.get("RLVR_COMMIT"):
+        return os.environ["RLVR_COMMIT"], None
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]

@@ -25,7 +25,8 @@ if "RLVR_SHARED_DATA" not in os.environ and _BESIDE.is_dir():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
+    """Skip, with the reason, what this machine cannot run; begin with the whole run of all notebooks, the longest."""
+    items.sort(key=lambda item: item.get_closest_marker("notebooks") is None)
     shared = os.environ.get("RLVR_SHARED_DATA", "")
     if not Path(shared or "/nonexistent").is_dir():
         mark = pytest.mark.skip(reason="real data: RLVR_SHARED_DATA names no folder")

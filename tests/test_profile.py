@@ -172,7 +172,8 @@ def test_a_bad_setting_is_one_line_that_names_it(overrides, named):
 
 
 def test_unknown_profile_and_bad_seed():
-    with pytest.raises(UserError, match="no profile 'desktop'; there are gpu, laptop, laptop-public, paper, smoke"):
+    names = "gpu, laptop, laptop-public, laptop-weights, paper, smoke"
+    with pytest.raises(UserError, match=f"no profile 'desktop'; there are {names}"):
         load_profile("desktop")
     for seed in ("x", 1.5, True, "-1"):
         with pytest.raises(UserError, match="seed"):

@@ -89,12 +89,12 @@ def trained(settings: dict) -> dict:
 def test_released_video_weights_load_and_fit_the_profile(part, tmp_path):
     folder = released.released_video(part, LAPTOP)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert trained(manifest["settings"][f"video.{part}"]) == trained(
-        LAPTOP.config_of([f"video.{part}"])[f"video.{part}"]
-    )
-    then, now = manifest["settings"]["video.data"], LAPTOP.video.data
-    assert then["test_every"] == now.test_every and manifest["seed"] == LAPTOP.seed  # what is test was never trained on
-    assert manifest["episodes"] == then["episodes"] >= now.episodes and manifest["curve"]
+    recipe = load_profile("laptop-weights").config_of([f"video.{part}"])[f"video.{part}"]
+    assert manifest["settings"][f"video.{part}"] == recipe
+    for key in ("hidden", "layers", "heads", "intermediate", "widths", "latent", "levels", "context", "horizon"):
+        assert recipe.get(key) == getattr(getattr(LAPTOP.video, part), key, None)
+    assert manifest["seed"] != LAPTOP.seed  # another seed records other episodes: none of ours was trained on
+    assert manifest["episodes"] == manifest["settings"]["video.data"]["episodes"] and manifest["curve"]
     released.take_released_video(part, LAPTOP, tmp_path)
     model = released.VIDEO_PARTS[part].from_pretrained(tmp_path / "model")
     assert {value.dtype for value in model.parameters()} == {torch.float32}
@@ -105,6 +105,9 @@ def test_released_video_weights_are_refused_elsewhere(tmp_path, monkeypatch):
     for setting, words in (("video.data.source=rt1", "drawers only"), ("video.data.height=128", "frames of 64 x 80")):
         with pytest.raises(UserError, match=words):
             released.released_video("frame_tokenizer", load_profile("laptop", overrides=setting))
+    seed = json.loads((released.RELEASED_VIDEO / "frame_tokenizer" / "manifest.json").read_text())["seed"]
+    with pytest.raises(UserError, match=f"seed {seed} records the episodes"):
+        released.released_video("frame_tokenizer", load_profile("laptop", seed))
     monkeypatch.setattr(released, "RELEASED_VIDEO", tmp_path)
     with pytest.raises(UserError, match="is missing"):
         released.released_video("frame_tokenizer", LAPTOP)

@@ -6,15 +6,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlvr_lib.training import token_statistics
 from rlvr_lib.training.shared_prompt import (
     PackedLayout,
-    TokenStatistics,
     base_model,
     disagreement,
     enable,
     plain_logprobs,
     shared_logprobs,
 )
+from rlvr_lib.training.token_statistics import TokenStatistics
 
 V = 53
 SHAPES = {
@@ -195,7 +196,7 @@ def test_equal_prompts_of_two_groups_may_merge_and_cut_groups_may_split():
 
 
 def test_token_statistics_gradient_in_several_chunks(monkeypatch):
-    monkeypatch.setattr("rlvr_lib.training.shared_prompt._CHUNK_ELEMENTS", 3 * V)
+    monkeypatch.setitem(token_statistics._CHUNK_ELEMENTS, "cpu", 3 * V)
     logits = torch.randn(8, V, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(V, (8,))
     assert torch.autograd.gradcheck(lambda x: TokenStatistics.apply(x, targets, 0.8), (logits,))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlvr_lib.artifacts import Stage, UserError, read_json
+from rlvr_lib.artifacts import UserError, read_json
 from rlvr_lib.evaluation.video import (
     evaluate_base,
     evaluate_rlvr,
@@ -19,14 +19,12 @@ from rlvr_lib.report.video_widgets import other_actions
 from rlvr_lib.training.video import (
     CONTROLS,
     KINDS,
-    make_longer,
     make_task,
     make_tokenizer,
-    make_video_data,
-    make_world_model,
     open_episodes,
 )
-from rlvr_lib.training.video_rlvr import make_video_rlvr, sample_group
+from rlvr_lib.training.video_rlvr import sample_group
+from rlvr_lib.training.video_stages import TRAINED, run_video_stage, train_and_release, video_stage
 from rlvr_lib.worlds.perceptual import perceptual
 
 TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
@@ -39,13 +37,10 @@ def profile(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stages(profile):
-    data = Stage(profile, "video_data").run(make_video_data, profile=profile)
-    found = {"data": data}
+    found = {"data": run_video_stage(profile, "data")}
     for kind, name in TOKENIZER.items():
-        stage = Stage(profile, f"video_{name}_tokenizer")
-        found[name] = stage.run(make_tokenizer, profile=profile, data=data, kind=name)
-        stage = Stage(profile, f"video_{kind}_base")
-        found[kind] = stage.run(make_world_model, profile=profile, data=data, tokenizer=found[name], kind=kind)
+        found[name] = run_video_stage(profile, f"{name}_tokenizer")
+        found[kind] = run_video_stage(profile, kind)
     return found
 
 
@@ -90,23 +85,13 @@ def test_table_3_of_base_and_rlvr(profile, stages, tmp_path):
     tokenizers = {kind: stages[name] for kind, name in TOKENIZER.items()}
     bases, tuned = {kind: stages[kind] for kind in KINDS}, {}
     for kind in KINDS:
-        stage = Stage(profile, f"video_{kind}_rlvr")
-        tuned[kind] = stage.run(
-            make_video_rlvr,
-            profile=profile,
-            data=stages["data"],
-            tokenizer=tokenizers[kind],
-            base=bases[kind],
-            kind=kind,
-        )
+        tuned[kind] = run_video_stage(profile, f"{kind}_rlvr")
         rows = MetricsLog(tuned[kind] / "metrics.jsonl").read()
         assert [row["step"] for row in rows] == [1, 2] and all(row["lpips"] > 0 for row in rows)
         assert rows[0]["validation_mae"] > 0 and not (tuned[kind] / "checkpoints").exists()
     longer = {}
     for part in CONTROLS:
-        stage, inputs = Stage(profile, f"video_{part}"), (profile, stages["data"], stages["compressive"])
-        longer[part] = stage.folder
-        make_longer(stage.folder, *inputs, bases["multi_step"], part)
+        longer[part] = run_video_stage(profile, part)
     same, third, base = (load_world_model(folder, profile).state_dict() for folder in (
         longer["multi_step_same_time"], longer["multi_step_third"], bases["multi_step"]))  # fmt: skip
     differ = [any(not torch.equal(one[name], base[name]) for name in base) for one in (same, third)]
@@ -189,3 +174,33 @@ def test_repeating_samples_are_drawn_again_and_only_they(profile, stages, monkey
     assert asked == [(10, [0, 1, 2, 3]), (11, [1, 2, 3]), (12, [2, 3]), (13, [3]), (14, [3])]
     assert frames[:, 0, 0, 0, 0].tolist() == [10, 11, 12, 14] and codes[:, 1, 0].tolist() == [1, 1, 1, 0]
     assert "1 of 4 segments still repeat after 5 attempts" in capsys.readouterr().out
+
+
+def test_a_training_is_released_with_its_recipe(profile, stages, tmp_path, monkeypatch):
+    """Every part's weights in half precision, with command, curve, hash and the episodes' hash; only known parts."""
+    monkeypatch.setattr("rlvr_lib.training.released.RELEASED_VIDEO", tmp_path)
+    folders = train_and_release(profile, ["frame_tokenizer", "single_step"], "the command")
+    assert [folder.name for folder in folders] == ["frame_tokenizer", "single_step"]
+    for folder in folders:
+        told = read_json(folder / "manifest.json")
+        assert told["command"] == "the command" and told["seed"] == profile.seed and told["curve"]
+        assert told["episodes_sha256"] == read_json(stages["data"] / "episodes" / "manifest.json")["sha256"]
+    before, after = (load_world_model(place, profile) for place in (stages["single_step"], released_as_stage(tmp_path)))
+    for name, value in before.state_dict().items():
+        assert torch.equal(value.half().float(), after.float().state_dict()[name])
+    with pytest.raises(UserError, match="no part 'tokenizer'; there are frame_tokenizer"):
+        train_and_release(profile, ["tokenizer"], "")
+    with pytest.raises(UserError, match="must be scratch"):
+        train_and_release(load_profile("laptop", overrides=f"runs_dir={tmp_path}"), ["frame_tokenizer"], "")
+
+
+def released_as_stage(weights):
+    """A folder in which the released single-step model is found as a stage's model is."""
+    (weights / "stage").mkdir()
+    (weights / "stage" / "model").symlink_to(weights / "single_step")
+    return weights / "stage"
+
+
+def test_every_trained_part_is_a_stage_of_its_own(profile):
+    names = [video_stage(profile, part).name for part in ("data", *TRAINED, "single_step_rlvr", "multi_step_rlvr")]
+    assert len(set(names)) == len(names) == 9

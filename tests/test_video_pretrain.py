@@ -27,7 +27,7 @@ def settings(**changes) -> VideoModel:
         **{"start": "scratch", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 32, "context": 2, "horizon": 1},
         **{"steps": 6, "live_steps": 0, "batch": 2, "learning_rate": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0},
         **{"warmup": 0, "grad_clip": 1.0, "schedule": "constant", "evaluate_every": 3, "evaluate_segments": 2},
-        "history_loss": False,
+        **{"history_loss": False, "keep_best": False},
     }
     return VideoModel(**{**values, "save_every": 2, **changes})
 

@@ -117,13 +117,17 @@ class Decoder(nn.Module):
         self.last = _Head(inside, 3, cut.groups)
 
     def forward(self, latent: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        hidden = middle = self.middle(self.first(latent), None)
+        hidden = middle = self.start(latent)
         if self.cross is not None:
             hidden = self.cross(hidden, seen)
         for stage in self.stages:
             for block in stage:
                 hidden = _through(block, hidden)
         return self.last(hidden), middle
+
+    def start(self, latent: Tensor) -> Tensor:
+        """The feature after the middle."""
+        return self.middle(self.first(latent), None)
 
 
 def _through(block: nn.Module, hidden: Tensor) -> Tensor:

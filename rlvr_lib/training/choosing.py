@@ -22,7 +22,8 @@ class Chooser:
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.race = None if race is None else race.to(device)
 
-    def __call__(self, logits: Tensor, uniform: Tensor | None, step: int = 0) -> Tensor:
+    def __call__(self, logits: Tensor, uniform: Tensor | None, step: int | Tensor = 0) -> Tensor:
+        """Ids (rows,). `step` (a number, or a device tensor (1,)) picks the race's row; nothing asks the host."""
         if self.greedy:
             return logits.argmax(-1)
         logits = logits.float()
@@ -30,11 +31,13 @@ class Chooser:
             logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], float("-inf"))
-        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+        # Proportional to the probabilities; on a GPU the normalised ones come from one kernel.
+        weights = logits.softmax(-1) if logits.is_cuda else (logits - logits.amax(-1, keepdim=True)).exp_()
         if self.top_p < 1:
             weights = _nucleus(weights, self.top_p)
         if self.race is not None:
-            return (weights / self.race[step]).argmax(-1)
+            noise = self.race[step] if isinstance(step, int) else self.race.index_select(0, step)
+            return (weights / noise).argmax(-1)
         # Inverse distribution function: the first token whose cumulative weight exceeds u times the total.
         cumulative = weights.cumsum(-1)
         threshold = uniform[:, None].clamp(max=1 - 1e-6) * cumulative[:, -1:]

@@ -56,12 +56,14 @@ def sample(
     top_p: float = 1.0,
     greedy: bool = False,
     generator: torch.Generator | None = None,
-    max_rows: int = 512,
+    max_rows: int | None = None,
     prefill_tokens: int | None = None,
     top_k: int = 0,
     given: Tensor | None = None,
     uniforms: Tensor | None = None,
     race: Tensor | None = None,
+    graphs: bool | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SampleResult:
     """Sample `group_size` responses to each prompt.
 
@@ -72,7 +74,8 @@ def sample(
         eos_id: the end token, several of them, or None (every response has the full length).
         temperature: above 0; logits are divided by it. `top_p` in (0, 1]: nucleus sampling. `greedy` ignores both.
         generator: source of the random numbers; drawn once, (B*G, max_new_tokens) of them, on its own device.
-        max_rows: samples decoded at a time; prompts of similar length share a batch.
+        max_rows: samples decoded at a time (None: 512, with graphs what the memory holds); prompts of similar length
+            share a batch.
         prefill_tokens: tokens of one prefill pass; by default 4096 on a CPU (cache), 65536 elsewhere.
         top_k: only the most likely ids are drawn; 0: all. (Ties with the last of them stay in.)
         given: (B, max_new_tokens) ids that are put in instead of sampled ones, -1 where the model samples; the same
@@ -81,6 +84,10 @@ def sample(
         uniforms: (B, G, max_new_tokens) numbers in [0, 1) to draw with, in place of the generator's.
         race: (max_new_tokens, V) exponential numbers that all rows draw with instead: the id with the largest
             probability / number wins. Serving engines draw so; here it makes many requests share their noise.
+        graphs: fixed-length sampling with captured steps (graph_sampling.py); None: on CUDA where it applies, False:
+            never. The ids are the same up to floating-point round-off.
+        dtype: with graphs, the precision of weights and cache (a cast copy of the model is kept); None: the model's,
+            or that of autocast.
 
     Raises:
         ValueError: empty prompt, or a setting outside its range.
@@ -104,12 +111,18 @@ def sample(
         source = generator.device if generator is not None else "cpu"
         uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source)
     uniforms = None if uniforms is None else uniforms.to(device)
+    prefill_tokens = prefill_tokens or (4096 if device.type == "cpu" else 65536)
+    if graphs or (graphs is None and device.type == "cuda"):
+        shape = (group_size, max_new_tokens)
+        arguments = (model, prompts, chooser, shape, uniforms, given, max_rows, prefill_tokens, dtype)
+        fixed = _with_graphs(arguments, ends, top_p)
+        if fixed is not None:
+            return fixed
     result = SampleResult([[]] * len(prompts) * group_size, [False] * len(prompts) * group_size)
     result.seconds = {"prefill": 0.0, "decode": 0.0}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    size = max(1, max_rows // group_size)
-    prefill_tokens = prefill_tokens or (4096 if device.type == "cpu" else 65536)
-    with _sampling_mode(model):
+    size = max(1, (max_rows or 512) // group_size)
+    with sampling_mode(model):
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             batch = _Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
@@ -117,6 +130,16 @@ def sample(
             known = None if given is None else given[chosen].repeat_interleave(group_size, 0).to(device)
             _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known)
     return result
+
+
+def _with_graphs(arguments: tuple, ends: list[int], top_p: float) -> SampleResult | None:
+    """Responses from captured steps; None where that does not apply or fails."""
+    from rlvr_lib.training import graph_sampling
+
+    model, prompts = arguments[:2]
+    if not graph_sampling.usable(model, prompts, ends, top_p):
+        return None
+    return graph_sampling.try_sample_fixed(*arguments)
 
 
 def _check_given(given: Tensor, shape: tuple[int, int]) -> None:
@@ -128,7 +151,7 @@ def _check_given(given: Tensor, shape: tuple[int, int]) -> None:
 
 
 @contextmanager
-def _sampling_mode(model: nn.Module):
+def sampling_mode(model: nn.Module):
     """Evaluation mode and the shared-prompt attention function, both put back afterwards."""
     inner, training = base_model(model), model.training
     before = inner.config._attn_implementation
@@ -151,7 +174,7 @@ class _Layer:
     __slots__ = ("prefix_key", "prefix_value", "suffix_key", "suffix_value")
 
 
-class _Prefill:
+class Prefill:
     """Attention while prompts are read: causal, and every layer's keys and values are put away."""
 
     def __init__(self, batch: "_Batch", first: int, count: int, length: int):
@@ -198,7 +221,7 @@ class _Batch:
             last = self.lengths[first : first + count, None] - 1
             positions = torch.arange(length, device=self.device)[None]
             logits.append(
-                self._forward(ids.to(self.device), positions, last, _Prefill(self, first, count, length))[:, 0]
+                self._forward(ids.to(self.device), positions, last, Prefill(self, first, count, length))[:, 0]
             )
             first += count
         return torch.cat(logits)

@@ -121,6 +121,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
     ):
         self.shared_prompt, self.self_check, self.max_prompt = shared_prompt, self_check, max_prompt
         self.skip_equal, self._put_off = skip_equal, False
+        self._old_due = self._old_skipped = False
         self.fallback_reason: str | None = None
         self.seconds: Counter[str] = Counter()  # of the current rollout step, by part
         self.counts: Counter[str] = Counter()  # forward passes and tokens of the current rollout step
@@ -221,10 +222,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
         (TRL compares a rounded standard deviation with 0 and then divides rounding noise by 1e-4.)
         """
         self._put_off = self.skip_equal and self.model.training
+        self._old_due, self._old_skipped = self._first_update_scores_itself(), False
         try:
             batch = super()._generate_and_score_completions(inputs)
         finally:
-            self._put_off = False
+            self._put_off = self._old_due = False
         if not self.model.training or self.multi_objective_aggregation != "sum_then_normalize":
             return batch
         missing = self._group_rewards.isnan().all(1)
@@ -262,13 +264,25 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = self._generate_and_score_completions(generation_batch)
             self._buffered_inputs = split_tensor_dict(batch, steps)
+            aligned = self.args.gradient_accumulation_steps  # the first update's ratio is 1: no old policy needed
             if self.skip_equal:
-                aligned = self.args.gradient_accumulation_steps  # the first update's ratio is 1: no old policy needed
                 self._buffered_inputs = [
                     self._without_equal(chunk, place < aligned) for place, chunk in enumerate(self._buffered_inputs)
                 ]
+            elif self._old_skipped:
+                for chunk in self._buffered_inputs[:aligned]:
+                    chunk.pop("old_per_token_logps")
             self._opening_batch = self._buffered_inputs[0]
         return self._buffered_inputs[self._step % steps]
+
+    def _first_update_scores_itself(self) -> bool:
+        """Whether TRL is about to score rows under the old policy that their own update scores with the same weights.
+
+        Those of a rollout's first update, seen once: without an old log-probability TRL takes the detached new one.
+        """
+        args = self.args
+        several = args.gradient_accumulation_steps < args.steps_per_generation and self.num_iterations == 1
+        return self.model.training and several and not (self.skip_equal or self.use_vllm)
 
     @torch.no_grad()
     def _without_equal(self, chunk: dict[str, Any], first_update: bool) -> dict[str, Any]:
@@ -309,11 +323,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """Shared-prompt log-probabilities of the old, reference and updated policy; TRL's own where not possible."""
         if self._put_off:
             return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
+        plain = compute_aux_loss or any(value is not None for value in multimodal.values())
+        first, self._old_due = self._old_due, False  # TRL's first pass of a rollout is the old policy's
+        if first and not plain:
+            self._old_skipped = True
+            known = self.args.gradient_accumulation_steps * self.args.per_device_train_batch_size
+            rest = (input_ids[known:], attention_mask[known:], logits_to_keep, batch_size)
+            logps = self._get_per_token_logps_and_entropies(model, *rest)[0]
+            return torch.cat([logps.new_zeros(known, logits_to_keep), logps]), None, None
         started, learning = time.perf_counter(), torch.is_grad_enabled()
         chunks = [slice(None)]
         if batch_size is not None:
             chunks = [slice(start, start + batch_size) for start in range(0, len(input_ids), batch_size)]
-        plain = compute_aux_loss or any(value is not None for value in multimodal.values())
         if plain or not self._may_share(model, input_ids[chunks[0]], attention_mask[chunks[0]], logits_to_keep):
             result = super()._get_per_token_logps_and_entropies(
                 model,

@@ -89,7 +89,13 @@ def released_video(part: str, profile: Profile) -> Path:
     if profile.video.data.source != "drawers":
         raise UserError(f"the released {part} knows the embedded drawers only: set video.{part}.start=scratch")
     folder = _checked(RELEASED_VIDEO / part)
-    trained_on = (read_json(folder / "manifest.json")["height"], read_json(folder / "manifest.json")["width"])
+    manifest = read_json(folder / "manifest.json")
+    trained_on = (manifest["height"], manifest["width"])
+    if profile.seed == manifest["seed"]:
+        raise UserError(
+            f"seed {profile.seed} records the episodes that the released {part} was trained on: choose another seed, "
+            f"or set video.{part}.start=scratch"
+        )
     if trained_on != (profile.video.data.height, profile.video.data.width):
         raise UserError(
             f"the released {part} knows frames of {trained_on[0]} x {trained_on[1]}: set video.{part}.start=scratch"

@@ -9,10 +9,14 @@ so the linear layers see P + G*R tokens a group instead of G*(P + R), and no pad
 front of each response gives every response token exactly one predicting position. Only attention needs to know about
 the packing: a function registered with transformers' attention interface takes the layout as a keyword argument, so
 model class, weights and checkpoints stay the standard ones. Exact up to floating-point round-off, gradients included.
+On a GPU, where lengths are equal (video), the prompt's keys are not copied per row (flash_merge.py) and element-wise
+work is fused (fused.py); elsewhere, and if either fails there, attention over copied keys and eager modules.
 
 The technique is known (Prefix Grouper, verl, Unsloth); the paper's code computes every row in full.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -22,8 +26,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlvr_lib.training.flash_merge import MergedAttention, engine_for
+from rlvr_lib.training.fused import fuse, working_dtype
+from rlvr_lib.training.token_statistics import TokenStatistics
+
 ATTENTION = "shared_prompt"
-_CHUNK_ELEMENTS = 1 << 22  # logits touched at a time when normalising: 16 MB of float32 stays near the cache
+_HEAD_IS_LAST = ("llama", "qwen2")  # model types whose logits are their head's output as it is
 
 
 def shared_prompt_attention(module, query, key, value, attention_mask, scaling=None, shared_prompt=None, **kwargs):
@@ -50,8 +58,10 @@ def enable(model: nn.Module) -> None:
     """Switch `model` to the shared-prompt attention function (which is plain SDPA when no layout is passed).
 
     It is left on: gradient checkpointing calls attention again in the backward pass. Saved configs do not mention it.
+    On a GPU the model's element-wise work is fused as well.
     """
     model = base_model(model)
+    fuse(model)
     if model.config._attn_implementation != ATTENTION:
         model.set_attn_implementation(ATTENTION)
 
@@ -158,7 +168,10 @@ class PackedLayout:
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Queries, keys, values (1, heads, N, width) of the flat sequence -> attention output (1, N, heads, width)."""
         self.calls += 1
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, width)
+        query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (N, heads, width)
+        merged = self._attend_merged(query, key, value, scaling)
+        if merged is not None:
+            return merged[None]
         prefix_key, prefix_value = self.prefix.pad(key).transpose(1, 2), self.prefix.pad(value).transpose(1, 2)
         parts = []
         if self.prefix.count:
@@ -175,6 +188,23 @@ class PackedLayout:
         if self.suffix.count:
             parts.append(self._attend_suffix(query, key, value, prefix_key, prefix_value, scaling))
         return torch.cat(parts)[None]
+
+    def _attend_merged(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor | None:
+        """(N, heads, width) by `MergedAttention`, where lengths are equal and the device has an engine; else None."""
+        if not (self.prefix.count and self.prefix.uniform and self.suffix.uniform and self.equal_groups):
+            return None
+        dtype = working_dtype(query)
+        engine = engine_for(query, key, dtype)
+        if engine is None:
+            return None
+        # A split's backward is one concatenation; two slices would each fill a gradient of full size.
+        sizes = [self.prefix.count, self.suffix.count]
+        parts = [x.to(dtype).split(sizes) for x in (query, key, value)]
+        prompt = [x.unflatten(0, (-1, self.prefix.length)) for x, _ in parts]
+        own = [x.unflatten(0, (-1, self.suffix.length)) for _, x in parts]
+        out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in prompt), is_causal=True, scale=scaling)
+        responses = MergedAttention.apply(*own, *prompt[1:], scaling, engine)
+        return torch.cat([out.transpose(1, 2).flatten(0, 1), responses.flatten(0, 1)])
 
     def _attend_suffix(self, query, key, value, prefix_key, prefix_value, scaling) -> Tensor:
         """Responses attend to their prompt's keys, repeated per row, and causally to themselves."""
@@ -219,47 +249,6 @@ class PackedLayout:
         return self._masks[repeats, dtype]
 
 
-class TokenStatistics(torch.autograd.Function):
-    """(M, V) logits, (M,) targets, temperature -> log-probability of the target and entropy, each (M,), in nats.
-
-    The softmax is recomputed in the backward pass, chunk by chunk, so that nothing of size M*V but the logits is kept.
-    """
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor, temperature: float):
-        precision = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        logps, entropies, normalisers = (logits.new_empty(len(logits), dtype=precision) for _ in range(3))
-        for rows in _chunks(logits):
-            scaled = logits[rows].to(precision) / temperature
-            normaliser = scaled.logsumexp(-1)
-            logps[rows] = scaled.gather(1, targets[rows, None])[:, 0] - normaliser
-            probabilities = (scaled - normaliser[:, None]).exp_()
-            entropies[rows] = normaliser - torch.linalg.vecdot(probabilities, scaled)
-            normalisers[rows] = normaliser
-        ctx.save_for_backward(logits, targets, normalisers, entropies)
-        ctx.temperature = temperature
-        return logps, entropies
-
-    @staticmethod
-    def backward(ctx, logp_gradient: Tensor, entropy_gradient: Tensor):
-        logits, targets, normalisers, entropies = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
-        for rows in _chunks(logits):
-            log_p = logits[rows].to(normalisers.dtype) / ctx.temperature - normalisers[rows, None]
-            # d logp / dz = onehot - p;  d entropy / dz = -p (log p + entropy)
-            factor = log_p + entropies[rows, None]
-            factor.mul_(-entropy_gradient[rows, None]).sub_(logp_gradient[rows, None])
-            log_p.exp_().mul_(factor)
-            log_p.scatter_add_(1, targets[rows, None], logp_gradient[rows, None])
-            gradient[rows] = log_p.div_(ctx.temperature)
-        return gradient, None, None
-
-
-def _chunks(logits: Tensor):
-    size = max(1, _CHUNK_ELEMENTS // logits.shape[1])
-    return (slice(start, start + size) for start in range(0, len(logits), size))
-
-
 def shared_logprobs(
     model: nn.Module,
     input_ids: Tensor,
@@ -279,19 +268,48 @@ def shared_logprobs(
     parts = []
     for rows in _passes(input_ids, attention_mask, response_width, pass_tokens):
         layout = PackedLayout(input_ids[rows], attention_mask[rows], response_width)
-        logits = model(
-            input_ids=layout.input_ids,
-            position_ids=layout.position_ids,
-            attention_mask=no_mask(input_ids.device),
-            use_cache=False,
-            logits_to_keep=layout.responses_at,
-            shared_prompt=layout,
-        ).logits[0]
+        with _scoring_head(model, layout.targets, temperature):
+            scores = model(
+                input_ids=layout.input_ids,
+                position_ids=layout.position_ids,
+                attention_mask=no_mask(input_ids.device),
+                use_cache=False,
+                # As a number it is a slice, whose gradient needs no atomics; but 0 would keep everything.
+                logits_to_keep=layout.suffix.count or layout.responses_at,
+                shared_prompt=layout,
+            ).logits.flatten(0, 1)
         if layout.calls < base_model(model).config.num_hidden_layers:
             raise RuntimeError("the model did not pass the shared-prompt layout to its attention layers")
-        statistics = TokenStatistics.apply(logits, layout.targets, temperature)
+        if _head_is_last(model):
+            statistics = scores.unbind(-1)
+        else:
+            statistics = TokenStatistics.apply(scores, layout.targets, temperature)
         parts.append([x.new_zeros(layout.scored.shape).masked_scatter(layout.scored, x) for x in statistics])
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _head_is_last(model: nn.Module) -> bool:
+    return base_model(model).config.model_type in _HEAD_IS_LAST
+
+
+@contextmanager
+def _scoring_head(model: nn.Module, targets: Tensor, temperature: float) -> Iterator[None]:
+    """Let the head give (1, M, 2) log-probabilities and entropies for (1, M, V) logits, where that ends the model.
+
+    Else what wraps the model (mixed precision in accelerate) copies the logits to float32, and their gradient back.
+    """
+    if not _head_is_last(model):
+        yield
+        return
+
+    def score(_module: nn.Module, _inputs: tuple, logits: Tensor) -> Tensor:
+        return torch.stack(TokenStatistics.apply(logits.flatten(0, 1), targets, temperature), -1)[None]
+
+    handle = base_model(model).get_output_embeddings().register_forward_hook(score)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _passes(input_ids: Tensor, attention_mask: Tensor, response_width: int, pass_tokens: int | None) -> list[slice]:
@@ -330,11 +348,11 @@ def plain_logprobs(
 
 @torch.no_grad()
 def disagreement(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_width: int) -> str | None:
-    """Compare shared with plain log-probabilities on two rows of the first prompt and one of the last.
+    """Compare shared with plain log-probabilities on two rows of the first prompt and two of the last.
 
     Returns None if they agree to the precision of the arithmetic, else one line that says what is wrong.
     """
-    rows = sorted({0, min(1, len(input_ids) - 1), len(input_ids) - 1})
+    rows = sorted({0, min(1, len(input_ids) - 1), max(0, len(input_ids) - 2), len(input_ids) - 1})
     ids, mask = input_ids[rows], attention_mask[rows]
     model = base_model(model)
     try:

@@ -27,6 +27,7 @@ from rlvr_lib.worlds.video_clips import Clip, ClipSource
 from rlvr_lib.worlds.video_segments import REACH, to_float
 
 Distance = Callable[[Tensor, Tensor], Tensor]
+LOADERS = 4  # processes that make items while a GPU learns
 
 
 class OnlineSequences(Dataset):
@@ -53,7 +54,8 @@ class FrameSequences(Dataset):
         self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
         self.codes: dict[str, Tensor] = {}
         for name in track(source.names, label=f"tokenising frames ({task.layout.kind})", unit="episodes"):
-            self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
+            with task.in_haste():
+                self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
 
     def __len__(self) -> int:
         return self.length
@@ -78,11 +80,13 @@ class ContextSequences(Dataset):
     def __init__(self, task: MultiStepTask, source: ClipSource, length: int, seed: int, history: bool = False):
         self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
         self.codes: dict[str, dict[int, tuple[Tensor, Tensor]]] = {}
-        for place, name in enumerate(track(source.names, label="tokenising episodes (multi-step)", unit="episodes")):
-            frames = to_float(source.episode(name).frames).to(task.device)
-            self.codes[name] = {
-                at: self._pair(frames, at) for at in self._contexts(len(frames), np.random.default_rng((seed, place)))
-            }
+        together = 1 if task.device.type == "cpu" else 8  # episodes; a GPU wants many frames at once
+        names = [source.names[first : first + together] for first in range(0, len(source.names), together)]
+        for group, part in enumerate(track(names, label="tokenising episodes (multi-step)", unit="groups")):
+            places = [(name, np.random.default_rng((seed, group * together + n))) for n, name in enumerate(part)]
+            self._store(
+                [(name, at) for name, rng in places for at in self._contexts(len(source.episode(name).frames), rng)]
+            )
 
     def _contexts(self, frames: int, rng: np.random.Generator) -> list[int]:
         """Frame numbers that serve as context, rising."""
@@ -90,9 +94,17 @@ class ContextSequences(Dataset):
         drawn = [first + int(rng.integers(self.STRIDE)) for first in range(0, max(last, 0) + 1, self.STRIDE)]
         return sorted({0, *(at for at in drawn if at <= last)})
 
-    def _pair(self, frames: Tensor, at: int) -> tuple[Tensor, Tensor]:
-        context, codes = self.task.codes(frames[at], frames[at : at + REACH + self.source.length])
-        return context.cpu().short(), codes.cpu().short()
+    def _store(self, jobs: list[tuple[str, int]]) -> None:
+        """Codes for every (episode, context frame), together; a shorter run of frames is filled up with its last."""
+        most = REACH + self.source.length
+        clips = [to_float(self.source.episode(name).frames[at : at + most]) for name, at in jobs]
+        longest = max(map(len, clips))
+        filled = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1, -1)]) for clip in clips]
+        frames = torch.stack(filled).to(self.task.device)
+        with torch.no_grad(), self.task.in_haste(), self.task.half():
+            contexts, codes = self.task.tokenizer.encode(frames[:, 0], frames)
+        for (name, at), clip, context, own in zip(jobs, clips, contexts.cpu(), codes.cpu(), strict=True):
+            self.codes.setdefault(name, {})[at] = context.short(), own[: len(clip)].short()
 
     def __len__(self) -> int:
         return self.length
@@ -219,7 +231,7 @@ def pretrain(
         logging_steps=max(1, min(20, steps // 5)),
         eval_strategy="steps",
         eval_steps=every,
-        save_steps=min(settings.save_every, steps),
+        save_steps=every if settings.keep_best else min(settings.save_every, steps),
         save_total_limit=2,
         bf16=fast_bfloat16("cpu" if cpu else "cuda"),
         use_cpu=cpu,
@@ -227,8 +239,11 @@ def pretrain(
         data_seed=seed,
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=not cpu,
+        dataloader_num_workers=0 if cpu else LOADERS,
         remove_unused_columns=False,
+        load_best_model_at_end=settings.keep_best,
+        metric_for_best_model="eval_loss",
     )
     frames = SampledFrames(task, held_out, distance, top_k, seed, label)
     log = VideoLog(folder / "metrics.jsonl", label, step_of(last))
@@ -240,10 +255,13 @@ def pretrain(
     with named_when_memory_ends(f"video.{label.replace('-', '_')}.batch"):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     model.save_pretrained(folder / "model")
-    rows = [row for row in trainer.state.log_history if "eval_loss" in row]
-    sampled = [row["eval_perceptual"] for row in trainer.state.log_history if "eval_perceptual" in row]
+    kept = trainer.state.best_global_step if settings.keep_best else steps
+    history = [row for row in trainer.state.log_history if row["step"] <= kept]
+    rows = [row for row in history if "eval_loss" in row]
+    sampled = [row["eval_perceptual"] for row in history if "eval_perceptual" in row]
     return {
         "steps": steps,
+        "kept_step": kept,
         "parameters": model.num_parameters(),
         "validation_loss": rows[-1]["eval_loss"] if rows else None,
         "validation_perceptual": sampled[-1] if sampled else None,

@@ -35,7 +35,10 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
     """`GroupedGRPOTrainer` over clips: responses of one length, given ids neither sampled nor part of loss and KL.
 
     Args (all others are the base class's): ``clips`` with the prompts of the dataset's ``item`` column.
+    ``graphs`` False samples without captured CUDA graphs.
     """
+
+    graphs: bool | None = None
 
     def __init__(self, *args: Any, clips: RolloutClips, **kw: Any):
         self.clips, self.layout, self._rolled = clips, clips.task.layout, []
@@ -56,6 +59,8 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
             top_p=self.args.top_p,
             generator=generator,
             given=given_columns(self.layout, given, len(prompts)),
+            graphs=self.graphs,
+            dtype=torch.bfloat16 if self.args.bf16 else None,
         )
 
     def _generate_and_score_completions(self, inputs):
@@ -85,13 +90,20 @@ class FrameValidation(Validation):
         return {f"validation_{name}": value for name, value in found.items()}
 
 
+class _IdWords(PreTrainedTokenizerFast):
+    """TRL turns every response into text, for logs that nobody reads here; a single one can still be looked at."""
+
+    def batch_decode(self, sequences: Sequence[Any], *_: Any, **__: Any) -> list[str]:
+        return [""] * len(sequences)
+
+
 def id_tokenizer(layout: Layout) -> PreTrainedTokenizerFast:
     """What TRL wants to see as a tokenizer: id 17 is the word "17"; the last two ids pad and end."""
     words = {str(number): number for number in range(layout.vocabulary - 2)}
     words |= {"<pad>": layout.vocabulary - 2, "<end>": layout.vocabulary - 1}
     plain = Tokenizer(WordLevel(words, unk_token="<pad>"))
     plain.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    return _IdWords(
         tokenizer_object=plain,
         pad_token="<pad>",
         eos_token="<end>",
@@ -177,7 +189,7 @@ def build_trainer(
         max_completion_length=layout.response,
         delta=settings.dual_clip,
         shuffle_dataset=False,
-        **overrides,
+        **{"gradient_checkpointing": False, **overrides},  # a pass less; 128 of the paper's sequences take 24 GB
     )
     return VideoGRPOTrainer(
         model=str(model),

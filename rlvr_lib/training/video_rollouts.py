@@ -19,12 +19,13 @@ from torch import Tensor
 
 from rlvr_lib.artifacts import UserError, atomic_write_text
 from rlvr_lib.profile_schema_video import RewardWeights
-from rlvr_lib.tokens.video_task import CHUNK, VideoTask
+from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.worlds.perceptual import Perceptual
 from rlvr_lib.worlds.video_clips import ClipSource
 from rlvr_lib.worlds.video_metrics import FRAME_METRICS
 
 GAINS = ("psnr", "ssim")  # higher is better
+COMPARED = 4  # times as many frames as are decoded at once are compared at once on a GPU (LPIPS-VGG: 5 GB)
 
 
 @dataclass(frozen=True)
@@ -84,19 +85,18 @@ class FrameReward:
         self, completion_ids: Sequence[Sequence[int]], item: Sequence[int], log_metric: Any = None, **_: Any
     ) -> list[float]:
         """One reward per response; neighbours with the same ``item`` are a group."""
-        rewards: list[float] = []
-        means: dict[str, list[float]] = {}
+        parts: dict[str, list[Tensor]] = {}
         for first, last in self._chunks(item):
             try:
                 values = self.metrics(item[first:last], completion_ids[first:last])
             except Exception as error:
                 raise self._saved(item[first], completion_ids[first:last], error) from error
             for name, value in values.items():
-                means.setdefault(name, []).extend(value.tolist())
-            rewards += self.reward(values).tolist()
-        for name, value in means.items() if log_metric is not None else ():
-            log_metric(name, float(np.mean(value)))
-        return rewards
+                parts.setdefault(name, []).append(value)
+        found = {name: torch.cat(values).cpu() for name, values in parts.items()}  # a GPU is waited for once
+        for name, value in found.items() if log_metric is not None else ():
+            log_metric(name, float(value.double().mean()))
+        return self.reward(found).tolist()
 
     def reward(self, values: dict[str, Tensor]) -> Tensor:
         """Means over a response's frames, by metric -> rewards."""
@@ -110,16 +110,20 @@ class FrameReward:
         prompts = self.clips.prompts(names)
         ids = torch.stack([prompt.ids for prompt in prompts])
         truth = torch.stack([prompt.truth for prompt in prompts])
-        frames = self.task.decode_groups(ids, torch.tensor(responses).unflatten(0, (len(names), group)))
+        rows = torch.from_numpy(np.array(responses, dtype=np.int64))
+        frames = self.task.decode_groups(ids, rows.unflatten(0, (len(names), group)))
         return self.compare(truth, frames)
 
     def compare(self, truth: Tensor, frames: Tensor) -> dict[str, Tensor]:
-        """Truth [P, K, 3, H, W] and predictions [P, G, K, 3, H, W] -> each metric's mean over K frames, [P x G]."""
+        """Truth [P, K, 3, H, W] and predictions [P, G, K, 3, H, W] -> each metric's mean over K frames, [P x G].
+
+        Float32, on the frames' device.
+        """
         same = truth[:, None].expand_as(frames)
         wanted = [name for name in FRAME_METRICS if name in self.weights or name == "mae"]
         values = {name: FRAME_METRICS[name](same, frames) for name in wanted}
         values["lpips"] = self.distance.to_group(truth, frames)
-        return {name: value.mean(-1).flatten().float().cpu() for name, value in values.items()}
+        return {name: value.mean(-1).flatten().float() for name, value in values.items()}
 
     def _chunks(self, item: Sequence[int]) -> list[tuple[int, int]]:
         """Rows of whole groups, as many as are decoded at once."""
@@ -128,7 +132,8 @@ class FrameReward:
         if len(sizes) != 1:
             return list(pairwise([*starts, len(item)]))
         frames = self.task.layout.horizon if self.task.has_context else 1
-        step = max(1, CHUNK // (sizes.pop() * frames))
+        most = self.task.at_once * (COMPARED if self.task.device.type == "cuda" else 1)
+        step = max(1, most // (sizes.pop() * frames))
         bounds = [*starts[::step], len(item)]
         return list(pairwise(bounds))
 

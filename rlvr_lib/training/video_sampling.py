@@ -29,13 +29,15 @@ def sample_response(
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
     race: Tensor | None = None,
-    max_rows: int = 512,
+    max_rows: int | None = None,
+    graphs: bool | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Prompt ids [B, P] and the ids of given actions [B, n] -> response ids [B x G, R], prompt by prompt.
 
     ``temperature`` 0 is greedy; ``top_k`` 0 keeps every id. Any id may be drawn; decoding clamps them. ``uniforms``
     [B, G, R] are the random numbers to draw with, if the generator's are not wanted; ``race`` [R, V] is noise that all
-    rows share (see :func:`rlvr_lib.training.generation.sample`).
+    rows share; ``graphs`` and ``dtype`` as there (see :func:`rlvr_lib.training.generation.sample`).
     """
     if prompt.shape[1] != layout.prompt:
         raise ValueError(f"{layout.kind} layout: a prompt has {layout.prompt} ids, got {prompt.shape[1]}")
@@ -56,5 +58,7 @@ def sample_response(
         given=given_columns(layout, given, len(prompt)),
         uniforms=uniforms,
         race=race,
+        graphs=graphs,
+        dtype=dtype,
     )
     return torch.tensor(result.completions, device=prompt.device)

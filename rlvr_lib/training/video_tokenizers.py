@@ -7,6 +7,7 @@ the tokenizer. Batches are drawn from (seed, iteration), so a resumed run sees w
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class TokenizerTraining:
         if self.adversary is not None:
             self.adversary_optimiser, self.adversary_schedule = self._optimiser(self.adversary, decays=False)
         self.iteration = 0
+        self._reader = ThreadPoolExecutor(1)  # draws the next batch while this one is learnt
+        self._ahead: tuple[int, Future[Tensor]] | None = None
 
     def run(self) -> dict[str, Any]:
         """Train up to ``iterations``; returns the last losses and validation values."""
@@ -66,39 +69,67 @@ class TokenizerTraining:
             values = self._iterate()
             self.iteration += 1
             if values and (self.iteration % max(1, self.iterations // 200) == 0 or self.iteration == self.iterations):
-                latest = {**latest, **values}
-                row = log.log(self.iteration, **values, learning_rate=self.schedule.get_last_lr()[0])
-                say(f"{self.label}: {self.iteration}/{self.iterations}, L1 {values['l1']:.4f}, {row['seconds']:.0f} s")
+                read = self._read(values)
+                latest |= read
+                row = log.log(self.iteration, **read, learning_rate=self.schedule.get_last_lr()[0])
+                say(f"{self.label}: {self.iteration}/{self.iterations}, L1 {read['l1']:.4f}, {row['seconds']:.0f} s")
             if self.iteration % self.settings.save_every == 0 or self.iteration == self.iterations:
+                self._read(values)
                 latest |= self._validate(log)
                 self._save()
+        self._reader.shutdown(cancel_futures=True)
         self.tokenizer.eval().save_pretrained(self.folder / "model")
         return {"iterations": self.iteration, **latest}
 
-    def _iterate(self) -> dict[str, float]:
+    def _read(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Values as numbers. Only here does the host wait for a GPU and see a loss out of range."""
+        found = {name: float(value) for name, value in values.items()}
+        if not math.isfinite(found.get("grad_norm", 0.0)):
+            raise UserError(
+                f"{self.label}: the loss is {found['loss']} by iteration {self.iteration}: lower the learning_rate"
+            )
+        return found
+
+    def _batch(self) -> Tensor:
+        """The clips of this iteration; those of the next are drawn meanwhile."""
+
+        def draw(iteration: int) -> Tensor:
+            return self.clips(np.random.default_rng((self.seed, iteration)), self.settings.clips)
+
+        ready = self._ahead is not None and self._ahead[0] == self.iteration
+        clips = self._ahead[1].result() if ready else draw(self.iteration)
+        following = self.iteration + (2 if self._idle(self.iteration + 1) else 1)
+        self._ahead = (following, self._reader.submit(draw, following)) if following < self.iterations else None
+        return clips.to(self.device)
+
+    def _idle(self, iteration: int) -> bool:
+        """The adversary's turn before its start: only counted."""
+        return self.adversary is not None and iteration % 2 == 1 and iteration < self.settings.adversary_start
+
+    def _iterate(self) -> dict[str, Tensor]:
         adversary_turn = self.adversary is not None and self.iteration % 2 == 1
         started = self.iteration >= self.settings.adversary_start
-        if adversary_turn and not started:
+        if self._idle(self.iteration):
             return {}
-        rng = np.random.default_rng((self.seed, self.iteration))
-        clips = self.clips(rng, self.settings.clips).to(self.device)
+        clips = self._batch()
         return self._adversary_step(clips) if adversary_turn else self._tokenizer_step(clips, started)
 
-    def _tokenizer_step(self, clips: Tensor, started: bool) -> dict[str, float]:
+    def _tokenizer_step(self, clips: Tensor, started: bool) -> dict[str, Tensor]:
         with self._autocast():
             pairs, index = reconstruct(self.tokenizer, clips)
             l1 = sum(functional.l1_loss(again.float(), truth) for truth, again in pairs)
             distance = sum(self.perceptual(truth, again.float()).mean() for truth, again in pairs)
             loss = l1 + self.settings.perceptual_weight * distance
-            values = {"l1": l1.item(), "perceptual": distance.item(), "codes_used": len(index.unique())}
+            used = torch.bincount(index.flatten(), minlength=self.tokenizer.quantiser.size).count_nonzero()
+            values = {"l1": l1.detach(), "perceptual": distance.detach(), "codes_used": used}
             if started and self.adversary is not None:
                 fooled = self.adversary(torch.cat([again for _, again in pairs])).float().mean()
                 loss = loss - self.settings.adversary_weight * fooled
-                values["fooled"] = fooled.item()
+                values["fooled"] = fooled.detach()
         values["grad_norm"] = self._update(loss, self.tokenizer, self.optimiser, self.schedule)
-        return {**values, "loss": loss.item()}
+        return {**values, "loss": loss.detach()}
 
-    def _adversary_step(self, clips: Tensor) -> dict[str, float]:
+    def _adversary_step(self, clips: Tensor) -> dict[str, Tensor]:
         with self._autocast():
             with torch.no_grad():
                 pairs, _ = reconstruct(self.tokenizer, clips)
@@ -111,17 +142,15 @@ class TokenizerTraining:
         self._update(loss, self.adversary, self.adversary_optimiser, self.adversary_schedule)
         return {}
 
-    def _update(self, loss: Tensor, model: nn.Module, optimiser: Any, schedule: Any) -> float:
+    def _update(self, loss: Tensor, model: nn.Module, optimiser: Any, schedule: Any) -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), self.settings.grad_clip)
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"{self.label}: the loss is {loss.item()} at iteration {self.iteration}: lower the learning_rate"
-            )
+        if self.device.type == "cpu":
+            self._read({"grad_norm": norm, "loss": loss.detach()})
         optimiser.step()
         schedule.step()
-        return float(norm)
+        return norm
 
     def _optimiser(self, model: nn.Module, decays: bool) -> tuple[Any, Any]:
         optimiser = torch.optim.AdamW(

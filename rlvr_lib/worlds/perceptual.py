@@ -5,6 +5,7 @@ looked for in the torch hub cache, then in ``RLVR_SHARED_DATA/lpips``; set-up ma
 differ in scale and are never compared: the name says which one it is.
 """
 
+import copy
 import warnings
 import zipfile
 from io import BytesIO
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.compiled import Compiled, cudnn
 from rlvr_lib.doctor import TRUNKS, shared_data, trunks_found
 from rlvr_lib.progress import say
 from rlvr_lib.worlds.video_metrics import WINDOW, ssim_terms
@@ -46,12 +48,16 @@ class Perceptual(nn.Module):
         if truth.shape != prediction.shape or truth.dim() < 4:
             raise ValueError(f"frames of one shape wanted, not {tuple(truth.shape)} and {tuple(prediction.shape)}")
         first, second = (frames.flatten(0, -4).float() for frames in (truth, prediction))
-        with torch.autocast(first.device.type, enabled=False):  # MS-SSIM's variances vanish in bfloat16
+        exact = {} if torch.is_grad_enabled() else {"allow_tf32": False}  # tables are made without gradients
+        with torch.autocast(first.device.type, enabled=False), cudnn(**exact):  # MS-SSIM's variances vanish in bfloat16
             return self.distance(first, second).reshape(truth.shape[:-3])
 
     @torch.no_grad()
     def to_group(self, truth: Tensor, predictions: Tensor) -> Tensor:
-        """Truth [P, K, 3, H, W] against G predictions of it [P, G, K, 3, H, W] -> [P, G, K], the truth read once."""
+        """Truth [P, K, 3, H, W] against G predictions of it [P, G, K, 3, H, W] -> [P, G, K], the truth read once.
+
+        For training rewards: on a GPU LPIPS takes its features in bfloat16 (what follows them stays float32).
+        """
         if truth.shape != predictions[:, 0].shape:
             raise ValueError(f"no group of predictions: {tuple(truth.shape)} and {tuple(predictions.shape)}")
         shape = predictions.shape[:3]
@@ -86,22 +92,83 @@ class _Lpips(nn.Module):
             self.model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         slices = {".".join(key.split(".")[1:]): key for key in self.model.net.state_dict()}
         self.model.net.load_state_dict({slices[key]: value for key, value in weights.items() if key in slices})
+        self._trunks: dict[torch.device, nn.Module] = {}  # copies for use, by device: the weights may move
 
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
         return self.model(2 * truth - 1, 2 * prediction - 1).flatten()
 
     def features(self, frames: Tensor) -> list[Tensor]:
-        """Frames [B, 3, H, W] in [0, 1] -> the trunk's layers [B, C, h, w], each position brought to length one."""
-        layers = self.model.net(self.model.scaling_layer(2 * frames - 1))
-        return [lpips.normalize_tensor(layer) for layer in layers]
+        """Frames [B, 3, H, W] in [0, 1] -> the trunk's layers [B, C, h, w], channels last; no gradient.
+
+        Float32 on a CPU (1.5 times faster so), bfloat16 on a GPU.
+        """
+        trunk, scaled = self._trunk(frames.device), self.model.scaling_layer(2 * frames - 1)
+        if not frames.is_cuda:
+            return list(trunk(scaled.contiguous(memory_format=torch.channels_last)))
+        scaled = _filled_up(scaled, 1).to(torch.bfloat16, memory_format=torch.channels_last)
+        with cudnn(benchmark=True):
+            return _layers(trunk, scaled)
+
+    def _trunk(self, device: torch.device) -> nn.Module:
+        if device not in self._trunks:
+            trunk = copy.deepcopy(self.model.net).to(device)
+            if device.type == "cuda":
+                first = trunk.slice1[0]
+                first.weight.data = _filled_up(first.weight.data, 1)
+                trunk.to(torch.bfloat16)
+            self._trunks = {device: trunk.to(memory_format=torch.channels_last)}
+        return self._trunks[device]
 
     def compare(self, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Features [..., C, h, w] twice per layer, broadcast against each other -> distances [...]."""
-        total: Tensor | float = 0.0
-        for (first, second), head in zip(pairs, self.model.lins, strict=True):
-            weight = head.model[-1].weight.flatten()  # 1 x 1 convolution to one channel, no bias
-            total = total + ((first - second).square().mean((-2, -1)) * weight).sum(-1)
-        return total
+        heads = [head.model[-1].weight.flatten() for head in self.model.lins]  # 1 x 1 to one channel, no bias
+        distances = [_fused_distance(*pair, head) for pair, head in zip(pairs, heads, strict=True)]
+        return torch.stack(distances).sum(0)
+
+
+def layer_distance(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """A layer's part of LPIPS: features [..., C, h, w] twice, broadcast against each other, weights [C] -> [...].
+
+    Every position is brought to length one. Float32 throughout, whatever the features are.
+    """
+    first, second = (_of_length_one(layer.movedim(-3, -1).float()) for layer in (first, second))
+    return ((first - second).square() * weight).sum(-1).mean((-2, -1))
+
+
+_fused_distance = Compiled(layer_distance)
+
+
+def _of_length_one(rows: Tensor) -> Tensor:
+    return rows / (rows.square().sum(-1, keepdim=True).sqrt() + 1e-10)
+
+
+def _filled_up(x: Tensor, dim: int, multiple: int = 8) -> Tensor:
+    """Zeros behind ``dim`` (channels of [B, C, H, W]) up to a multiple that tensor cores take."""
+    after = [0, 0] * (x.dim() - 1 - dim)
+    return functional.pad(x, (*after, 0, -x.shape[dim] % multiple))
+
+
+def _layers(trunk: nn.Module, frames: Tensor) -> list[Tensor]:
+    """The outputs of a trunk's slices. In all three trunks ReLU follows every convolution; it is computed with it."""
+    found = []
+    for number in range(1, trunk.N_slices + 1):
+        for layer in getattr(trunk, f"slice{number}"):
+            if isinstance(layer, nn.Conv2d):
+                frames = _conv_relu(frames, layer)
+            elif not isinstance(layer, nn.ReLU):
+                frames = layer(frames)
+        found.append(frames)
+    return found
+
+
+def _conv_relu(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    where = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    if x.is_cuda:
+        try:
+            return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, *where)
+        except RuntimeError:  # no such kernel for this shape: in two steps
+            pass
+    return functional.relu_(functional.conv2d(x, layer.weight, layer.bias, *where))
 
 
 def trunk_weights(net: str) -> dict[str, Tensor] | None:
