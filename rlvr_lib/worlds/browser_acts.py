@@ -4,8 +4,6 @@ An action that cannot be done (no such element, a refused address, a key outside
 that is no fault. No text of a model or a page is ever run as a script: the only script is ours, and it takes none.
 """
 
-from typing import Any
-
 from rlvr_lib.worlds.browser_fence import Fence
 from rlvr_lib.worlds.browser_tab import Tab
 from rlvr_lib.worlds.web_actions import Action
@@ -43,20 +41,21 @@ def act_on_element(tab: Tab, action: Action, key: int) -> str:
             tab.page.mouse.click(*place)
     else:
         tab.page.mouse.click(*place)
-        _type(tab.page.keyboard, action)
+        _type(tab, action)
     return ""
 
 
-def _type(keyboard: Any, action: Action) -> None:
-    """Replace what is in the field; control characters become spaces."""
+def _type(tab: Tab, action: Action) -> None:
+    """Replace what is in the field; control characters become spaces. Timers of the page run between keys."""
     text = "".join(letter if letter.isprintable() else " " for letter in action.text[:LONGEST_TEXT])
-    keyboard.press("Control+a")
-    if text:
-        keyboard.type(text)
-    else:
-        keyboard.press("Delete")
+    tab.page.keyboard.press("Control+a")
+    for letter in text:
+        tab.page.keyboard.type(letter)
+        tab.breathe()
+    if not text:
+        tab.page.keyboard.press("Delete")
     if action.enter:
-        keyboard.press("Enter")
+        tab.page.keyboard.press("Enter")
 
 
 def _middle(tab: Tab, backend: int) -> tuple[float, float] | None:

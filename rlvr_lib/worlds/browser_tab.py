@@ -106,6 +106,15 @@ class Tab:
                 return
             self.page.wait_for_timeout(5)
 
+    def breathe(self) -> None:
+        """Let timers that are due run, so that they do not race with the next key."""
+        try:
+            self.evaluate("new Promise(done => setTimeout(done))")
+        except Exception as error:
+            if not any(word in str(error) for word in SETTLE_ERRORS):
+                raise
+            self._world = None
+
     def nodes(self) -> list[Node]:
         """The nodes worth a line of a page that was settled; keys are unique over documents."""
         elements, characters = self._size
