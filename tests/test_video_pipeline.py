@@ -1,5 +1,10 @@
 """The stages of the video part one after another at the smoke profile: data, tokenizers, models, scores, report."""
 
+import shutil
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 
@@ -27,6 +32,13 @@ from rlvr_lib.training.video_rlvr import sample_group
 from rlvr_lib.training.video_stages import TRAINED, run_video_stage, train_and_release, video_stage
 from rlvr_lib.worlds.perceptual import perceptual
 
+ONE_STAGE = """
+import sys, torch
+from rlvr_lib.profile import load_profile
+from rlvr_lib.training.video_stages import run_video_stage
+torch.set_num_threads(1)
+run_video_stage(load_profile("smoke", overrides=sys.argv[1]), "single_step_rlvr")
+"""
 TOKENIZER = {"single_step": "frame", "multi_step": "compressive"}
 
 
@@ -199,6 +211,29 @@ def released_as_stage(weights):
     (weights / "stage").mkdir()
     (weights / "stage" / "model").symlink_to(weights / "single_step")
     return weights / "stage"
+
+
+def test_a_killed_iteration_goes_on_along_the_same_curve(profile, stages, tmp_path):
+    """SIGKILL between checkpoints, the same command again: rewards, losses, KL and validation of an unbroken run."""
+    rows = {}
+    for name in ("whole", "broken"):
+        shutil.copytree(profile.runs_dir / "smoke", tmp_path / name / "smoke", ignore=shutil.ignore_patterns("*_rlvr"))
+        words = f"runs_dir={tmp_path / name} " + " ".join(
+            f"video.single_step_rlvr.{setting}" for setting in ("steps=7", "save_every=2", "evaluate_every=3")
+        )
+        log = tmp_path / name / "smoke" / "video_single_step_rlvr" / "metrics.jsonl"
+        if name == "broken":
+            child = subprocess.Popen([sys.executable, "-c", ONE_STAGE, words], stdout=subprocess.DEVNULL)
+            while not log.exists() or len(log.read_text().splitlines()) < 3:
+                assert child.poll() is None, "it ended before it could be killed"
+                time.sleep(0.01)
+            child.kill()
+            child.wait()
+            assert not (log.parent / "done.json").exists()
+        run_video_stage(load_profile("smoke", overrides=words), "single_step_rlvr")
+        rows[name] = [{k: v for k, v in row.items() if "seconds" not in k} for row in MetricsLog(log).read()]
+    assert [row["step"] for row in rows["broken"]] == list(range(1, 8))
+    assert rows["broken"] == rows["whole"]
 
 
 def test_every_trained_part_is_a_stage_of_its_own(profile):

@@ -2,13 +2,14 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch.utils.data import Sampler
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
@@ -62,3 +63,20 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"
     return f"{broken[0]} is damaged" if broken else None if weights else "no weights"
+
+
+class ResumableSampler(Sampler):
+    """TRL's `RepeatSampler` in the order that an unbroken run has in epoch `epoch()`."""
+
+    def __init__(self, inner: Any, epoch: Callable[[], int]):
+        self.inner, self.epoch = inner, epoch
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __iter__(self):
+        if self.inner.shuffle:
+            self.inner.generator.manual_seed(self.inner.seed)
+            for _ in range(self.epoch()):
+                torch.randperm(self.inner.num_samples, generator=self.inner.generator)
+        yield from self.inner

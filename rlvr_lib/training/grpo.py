@@ -11,21 +11,21 @@ Differs from the paper: advantages divide by std + 1e-4 (TRL; paper 1e-6), the K
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler, split_tensor_dict
+from trl.trainer.utils import split_tensor_dict
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
 from rlvr_lib.provenance import fast_bfloat16
+from rlvr_lib.training.checkpoints import ResumableSampler
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
 from rlvr_lib.training.shared_prompt import base_model, disagreement, enable, shared_logprobs
@@ -249,7 +249,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """TRL's order of prompts, but kept when a run resumes after its first epoch (TRL starts over with epoch 0)."""
         sampler = super()._get_train_sampler(dataset)
         drawn = self.args.gradient_accumulation_steps * self.args.generation_batch_size  # per optimiser update
-        return _ResumableSampler(sampler, lambda: self.state.global_step * drawn // max(1, len(sampler)))
+        return ResumableSampler(sampler, lambda: self.state.global_step * drawn // max(1, len(sampler)))
 
     # --- updates ------------------------------------------------------------------------------------------------
 
@@ -399,20 +399,3 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self.model.training and "loss" in logs:
             logs.update({f"seconds_{part}": round(seconds, 4) for part, seconds in self.seconds.items()})
         super().log(logs, start_time)
-
-
-class _ResumableSampler(Sampler):
-    """TRL's `RepeatSampler` in the order that an unbroken run has in epoch `epoch()`."""
-
-    def __init__(self, inner: RepeatSampler, epoch: Callable[[], int]):
-        self.inner, self.epoch = inner, epoch
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __iter__(self):
-        if self.inner.shuffle:
-            self.inner.generator.manual_seed(self.inner.seed)
-            for _ in range(self.epoch()):
-                torch.randperm(self.inner.num_samples, generator=self.inner.generator)
-        yield from self.inner
