@@ -162,7 +162,9 @@ class RLVR(Section):
     max_prompt: Count = Field(description="Longest prompt in tokens; scripts: 7 192, web 5 000 (spec 0.3).")
     max_response: Count = Field(description="Longest response in tokens; scripts: 4 096, web 7 288 (spec 0.3).")
     evaluate_every: Count = Field(description="Steps between greedy evaluations; scripts: 20 (spec 0.3).")
-    evaluate_cases: Count = Field(description="Cases of such an evaluation; paper: the whole test set, 2 954, web about 70.")
+    evaluate_cases: Count = Field(
+        description="Cases of such an evaluation; paper: the whole test set, 2 954, web about 70."
+    )
     save_every: Count = Field(description="Steps between checkpoints. Our choice.")
     bf16: bool = Field(description="Log-probabilities and updates in bfloat16 autocast, sampling aside (scripts: yes).")
     shared_prompt: bool = Field(

@@ -68,9 +68,7 @@ def train_rlvr(
     trainer = GroupedGRPOTrainer(
         model=str(sft / "model"),
         reward_funcs=reward,
-        args=grpo_config(
-            settings, folder / "checkpoints", profile.seed, profile.torch_device(), shuffle_dataset=False
-        ),
+        args=grpo_config(settings, folder / "checkpoints", profile.seed, profile.torch_device(), shuffle_dataset=False),
         train_dataset=questions,
         processing_class=task.tokenizer,
         shared_prompt=settings.shared_prompt,

@@ -32,26 +32,31 @@ ANSWERED_SHARE = 0.05  # pages that show the answer contract, as the web shows a
 READ_BY_TOKENIZER = 1600  # transitions
 NUMBERS, NUMBER_WEIGHT = 400, 30  # element numbers that become one token each, and how often each is read for it
 NAMES = {"train": "train", "validation": "validation", "test": "test", "unseen": "held_out"}
+ORDER = tuple(NAMES.values())
+LOOKED_AT = 10  # transitions read for each one wanted, before long ones are left out
 Splits = dict[str, list[WebTransition]]
 
 
 def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
     """Write train, rlvr, validation, test and held_out as JSON lines and the tokenizer into ``folder``."""
     settings = profile.web_page.data
-    whole = load_splits(profile)
-    assert_disjoint(whole)
+    limits = (settings.train_transitions, settings.validation_transitions, settings.test_cases, settings.held_out_cases)
+    most = dict(zip(ORDER, limits, strict=True))
+    found = load_splits(profile)
+    assert_disjoint(found)
+    whole = {name: evenly(found[name], LOOKED_AT * most[name]) for name in ORDER}
     tokenizer = _tokenizer(folder, profile, whole["train"])
     task = make_task_of(profile, tokenizer)
     short = {name: _short(items, task, profile) for name, items in whole.items()}
-    limits = (settings.validation_transitions, settings.test_cases, settings.held_out_cases)
-    train = evenly(short["train"], settings.train_transitions)
-    splits = {name: evenly(short[name], most) for name, most in zip(("validation", "test", "held_out"), limits)}
-    splits |= dict(zip(("train", "rlvr"), _for_rlvr(train, settings.rlvr_share), strict=True))
+    splits = {name: evenly(short[name], most[name]) for name in ORDER}
+    splits |= dict(zip(("train", "rlvr"), _for_rlvr(splits["train"], settings.rlvr_share), strict=True))
     for name, items in splits.items():
         atomic_write_text(folder / f"{name}.jsonl", "".join(record_lines(item.record() for item in items)))
     facts = {name: len(items) for name, items in splits.items()}
     facts["too_long"] = {name: len(whole[name]) - len(short[name]) for name in whole}
-    facts["sites"] = {name: dict(sorted(Counter(item.site for item in items).items())) for name, items in splits.items()}
+    facts["sites"] = {
+        name: dict(sorted(Counter(item.site for item in items).items())) for name, items in splits.items()
+    }
     facts["substitutions"] = _substitutions(profile)
     atomic_write_json(folder / "manifest.json", {"generator": 1, "seed": profile.seed, **facts})
     return facts
