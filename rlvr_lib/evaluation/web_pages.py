@@ -50,7 +50,7 @@ def score_cases(
 
 
 def usual_changes(train: Sequence[WebTransition]) -> dict[str, str]:
-    """For each kind of action the whole answer most often right in training, with the element and the text left open."""
+    """For each kind of action the answer most often right in training, with the element and the text left open."""
     counts: dict[str, Counter] = defaultdict(Counter)
     for item in train:
         action, text = read_action(item.action), perfect_answer(item)

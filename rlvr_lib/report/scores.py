@@ -1,8 +1,8 @@
 """Per-case scores of evaluated text-game and web-page models: reading, selecting, comparing.
 
-One CSV per model under ``runs/<profile>/text_game_evaluation/`` and ``web_page_evaluation/``; everything that the report
-says about Tables 1 and 2 (paper, section 4) comes from these files. ``binary`` is the released metric, ``corrected`` the one that also credits added
-objects and counts forgotten removals.
+One CSV per model under ``runs/<profile>/text_game_evaluation/`` and ``web_page_evaluation/``; all that the report says
+about Tables 1 and 2 (paper, section 4) comes from these files. For text games ``binary`` is the released metric,
+``corrected`` the one that also credits added objects and counts forgotten removals.
 """
 
 from collections.abc import Mapping, Sequence

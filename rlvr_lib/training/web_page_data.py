@@ -134,7 +134,7 @@ def _short(items: Sequence[WebTransition], task: WebPageTask, profile: Profile) 
 
 
 def make_task_of(profile: Profile, tokenizer: PreTrainedTokenizerBase) -> WebPageTask:
-    """The task with the profile's way of writing prompts: compact for our own small model, the paper's for a hub model."""
+    """The task with the profile's prompts: compact for our own small model, the paper's for a hub model."""
     hub = profile.web_page.model.kind == "hub"
     return WebPageTask(tokenizer, full_prompt if hub else compact_prompt, chat=hub)
 
