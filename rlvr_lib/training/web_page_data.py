@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlvr_lib.artifacts import ROOT, UserError, atomic_write_json, atomic_write_text
-from rlvr_lib.doctor import shared_data
+from rlvr_lib.doctor import public_pages
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.text_tokenizer import END, PAGE_PIECES, load_tokenizer, train_tokenizer
@@ -84,10 +84,9 @@ def _public_splits(profile: Profile) -> Splits:
 
     Training transitions that ask a test or validation question are left out; the paper does not say that it did so.
     """
-    settings, shared = profile.web_page.data, shared_data()
-    place = Path(settings.root).expanduser() if settings.root else shared and shared / "webarena"
-    if not place:
-        raise UserError("web_page.data.root: set it to the folder of thuml/webarena-world-model-cot")
+    settings, place = profile.web_page.data, public_pages(profile)
+    if place is None:
+        raise UserError("web_page.data.root: no folder of thuml/webarena-world-model-cot there; set it to one")
     items = load_public(place)
     held = [item for item in items if item.split == "test"]
     others = [item for item in items if item.split != "test"]
