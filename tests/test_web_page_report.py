@@ -18,7 +18,7 @@ LEVELS = {"base": (0.1, 0.1), "sft": (0.5, 0.56), "rlvr": (0.7, 0.64), "no_chang
 def scores(precision, recall, split="in_distribution", n=80):
     rows = []
     for index in range(n):
-        wave = 0.05 * ((index * 7) % 5 - 2)
+        wave = 0.02 * ((index * 7) % 5 - 2)
         p, r = precision + wave, recall + wave
         f1 = 2 * p * r / (p + r)
         rows.append((f"shop/t/{index // 4}/{index % 4}", "shop", split, True, p, r, f1, f1, f1, 0.0, 9, True))
