@@ -118,7 +118,8 @@ def table1_of(profile: "Profile") -> Any:
     """Table 1 of what has been evaluated, for a notebook to display."""
     report = Report(profile.name, profile.seed, stages=stage_records(runs_folder(profile)))
     tables = _tables(report, runs_folder(profile))
-    parts = [Markup("<p><b>{}</b></p>").format(table.title) + table_page(table) for table in tables[:1]]
+    tables = [table for table in tables if table.name == "table1_text_games"]
+    parts = [Markup("<p><b>{}</b></p>").format(table.title) + table_page(table) for table in tables]
     return _displayed(parts or [Markup("<p>{}</p>").format(text) for text in report.missing])
 
 
@@ -167,6 +168,7 @@ def _web_tables(report: Report, runs: Path) -> list[Table]:
     scores, left_out = load_scores(runs / WEB_EVALUATION, WEB_LABELS, WEB_COLUMNS)
     if not scores:
         report.missing.append("Table 2: no web-page model has been evaluated yet")
+        report.missing += [f"{WEB_LABELS[m]}: {why}" for m, why in left_out.items() if "does not exist" not in why]
         return []
     stage = next((stage for stage in report.stages if stage.name == WEB_EVALUATION), None)
     report.missing += ["The web-page evaluation has not finished"] if stage is None else edited_outputs(runs, stage)
