@@ -129,13 +129,15 @@ def missing(profile: Profile) -> list[str]:
     game = profile.text_game
     if profile.threads > usable_cores():
         lacks.append(f"{profile.threads} threads wanted, {usable_cores()} cores (slower; set threads)")
-    if game.model.kind == "hub":
+    for name in sorted({part.model.name for part in (game, profile.web_page) if part.model.kind == "hub"}):
         if gpu_memory() < 22:
-            lacks.append(f"a GPU of 24 GB or more for {game.model.name}")
-        if not hub_model_cached(game.model.name):
+            lacks.append(f"a GPU of 24 GB or more for {name}")
+        if not hub_model_cached(name):
             lacks.append("its weights in the hub's cache (fetched when the hub is reachable)")
     if game.data.source == "bytesized32" and public_games(profile) is None:
         lacks.append("the ByteSized32 files (set text_game.data.root or RLVR_SHARED_DATA)")
+    if profile.web_page.data.source == "webarena" and public_pages(profile) is None:
+        lacks.append("the WebArena transitions (set web_page.data.root or RLVR_SHARED_DATA)")
     if game.teacher.kind == "endpoint":
         lacks.append(f"a key for {game.teacher.base_url} (not checked)")
     video = profile.video
@@ -155,6 +157,15 @@ def hub_model_cached(name: str) -> bool:
 
 def public_games(profile: Profile) -> Path | None:
     """Folder of the public text-game files, when it is there."""
+    return _public(profile.text_game.data.root, "bytesized32")
+
+
+def public_pages(profile: Profile) -> Path | None:
+    """Folder of the public web-page transitions, when it is there."""
+    return _public(profile.web_page.data.root, "webarena")
+
+
+def _public(root: str, name: str) -> Path | None:
     shared = shared_data()
-    place = Path(profile.text_game.data.root) if profile.text_game.data.root else shared and shared / "bytesized32"
+    place = Path(root).expanduser() if root else shared and shared / name
     return place if place is not None and place.is_dir() else None

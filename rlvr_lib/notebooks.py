@@ -39,12 +39,15 @@ NOTEBOOKS = (
     Notebook("10_text_game_data", uses=("text_game",)),
     Notebook("11_text_game_sft", after=("10",), uses=("text_game",)),
     Notebook("12_text_game_rlvr", after=("11",), uses=("text_game",)),
+    Notebook("20_web_page_data", uses=("web_page",)),
+    Notebook("21_web_page_sft", after=("20",), uses=("web_page",)),
+    Notebook("22_web_page_rlvr", after=("21",), uses=("web_page",)),
     Notebook("30_robot_video_data", uses=("video",)),
     Notebook("31_visual_tokenizers", after=("30",), uses=("video",)),
     Notebook("32_video_pretraining", after=("31",), uses=("video",)),
     Notebook("33_video_rlvr", after=("32",), uses=("video",)),
     Notebook("34_video_evaluation", after=("33",), uses=("video",)),
-    Notebook("90_report", after=_ALL, uses=("text_game", "video")),
+    Notebook("90_report", after=_ALL, uses=("text_game", "web_page", "video")),
 )
 
 

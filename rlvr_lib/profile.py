@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from rlvr_lib.files import UserError
-from rlvr_lib.profile_schema import Count, Section, TextGame
+from rlvr_lib.profile_schema import Count, Section, TextGame, WebPage
 from rlvr_lib.profile_schema_video import Video
 from rlvr_lib.provenance import ROOT
 
@@ -34,6 +34,7 @@ class Profile(Section):
     runs_dir: Path = Field(description="Checkpoints and predictions; relative paths start at the project's folder.")
     reports_dir: Path = Field(description="Reports and executed notebooks; likewise.")
     text_game: TextGame = Field(description="Text-game state prediction: the paper's section 4.")
+    web_page: WebPage = Field(description="Web-page state prediction: the paper's section 4.")
     video: Video = Field(description="Robot video: the paper's section 5.")
 
     @model_validator(mode="after")

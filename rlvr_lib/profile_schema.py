@@ -72,13 +72,13 @@ class TextGameData(Section):
     )
 
 
-class TextGameTokenizer(Section):
+class TextTokenizer(Section):
     vocabulary: Annotated[int, Field(ge=300)] = Field(
         description="Size of our BPE vocabulary (tiny_qwen2), or the base model's own (hub). Our choice."
     )
 
 
-class TextGameModel(Section):
+class LanguageModel(Section):
     kind: Literal["tiny_qwen2", "hub"] = Field(
         description="A small Qwen2-architecture model of our own, or a model from the hub (spec 0.3)."
     )
@@ -101,9 +101,8 @@ class TextGameModel(Section):
         return self
 
 
-class TextGamePretrain(Section):
+class Pretrain(Section):
     start: Start = Field(description="Base weights: released (data/weights, or the hub's) or trained from scratch.")
-    layouts: Count = Field(description="Random layouts per embedded game that the base corpus covers. Our choice.")
     steps: Whole = Field(description="Likelihood updates from scratch; the paper starts from the hub. Our choice.")
     batch: Count = Field(description="Transitions per update. Our choice.")
     learning_rate: Positive = Field(description="Peak rate. Our choice.")
@@ -112,11 +111,17 @@ class TextGamePretrain(Section):
     live_steps: Whole = Field(description="Updates shown live when starting from released weights. Our choice.")
 
 
-class TextGameSFT(Section):
+class TextGamePretrain(Pretrain):
+    layouts: Count = Field(description="Random layouts per embedded game that the base corpus covers. Our choice.")
+
+
+class SFT(Section):
+    """Text games and web pages alike; where the paper's values differ, the description holds both in this order."""
+
     start: Start = Field(description="released: load our SFT weights and train live_steps live; scratch: train it all.")
-    epochs_planned: Count = Field(description="Epochs the schedule is laid out for; scripts: 15 (spec 0.3).")
-    epochs_used: Count = Field(description="Epoch whose checkpoint goes on; paper: 10 (spec 0.3).")
-    batch: Count = Field(description="Samples per update; scripts: 16 (spec 0.3).")
+    epochs_planned: Count = Field(description="Epochs the schedule is laid out for; scripts: 15, web 40 (spec 0.3).")
+    epochs_used: Count = Field(description="Epoch whose checkpoint goes on; paper: 10, web 4 (spec 0.3).")
+    batch: Count = Field(description="Samples per update; scripts: 16, web 8 (spec 0.3).")
     learning_rate: Positive = Field(description="Peak rate; paper: 1e-5 (spec 0.3).")
     betas: tuple[Beta, Beta] = Field(description="AdamW betas; config default: 0.9, 0.95 (spec 0.3).")
     weight_decay: NotNegative = Field(description="AdamW weight decay; config default: 0.01 (spec 0.3).")
@@ -124,8 +129,8 @@ class TextGameSFT(Section):
     grad_clip: Positive = Field(description="Gradient norm limit; config default: 1.0 (spec 0.3).")
     lora_rank: Count = Field(description="LoRA rank on all linear layers; scripts: 32 (spec 0.3).")
     lora_alpha: Count = Field(description="LoRA alpha; scripts: 16 (spec 0.3).")
-    max_length: Count = Field(description="Longest sample in tokens, longer is an error; scripts: 11 384 (spec 0.3).")
-    samples: Count = Field(description="Teacher answers trained on, at most; paper: 4 237 (spec A.10).")
+    max_length: Count = Field(description="Longest sample in tokens, longer is an error; 11 384, web 5 000 (spec 0.3).")
+    samples: Count = Field(description="Answers trained on, at most; paper: 4 237 (spec A.10), web about 6 930 (B.3).")
     live_steps: Whole = Field(description="Updates shown live when starting from released weights. Our choice.")
     patience: Whole = Field(
         description="Epochs without a better validation loss before stopping; 0: never. Our choice."
@@ -138,10 +143,12 @@ class TextGameSFT(Section):
         return self
 
 
-class TextGameRLVR(Section):
-    steps: Count = Field(description="Rollout batches; the paper's curves show about 350 (spec 0.3).")
-    prompts_per_step: Count = Field(description="Prompts per rollout batch; paper: 128 (spec 0.3).")
-    prompts_per_update: Count = Field(description="Prompts per optimiser update; scripts: 64 (spec 0.3).")
+class RLVR(Section):
+    """Text games and web pages alike; where the paper's values differ, the description holds both in this order."""
+
+    steps: Count = Field(description="Rollout batches; the paper's curves show about 350, web 1 500 (spec 0.3).")
+    prompts_per_step: Count = Field(description="Prompts per rollout batch; paper: 128, web 64 (spec 0.3).")
+    prompts_per_update: Count = Field(description="Prompts per optimiser update; scripts: 64, web 16 (spec 0.3).")
     group_size: Annotated[int, Field(ge=2)] = Field(description="Responses per prompt, G; paper: 5 (spec 0.3).")
     learning_rate: Positive = Field(description="Constant, no warm-up; paper: 1e-6 (spec 0.3).")
     betas: tuple[Beta, Beta] = Field(description="AdamW betas; code default: 0.9, 0.999 (spec 0.3).")
@@ -152,16 +159,12 @@ class TextGameRLVR(Section):
     entropy_coefficient: NotNegative = Field(description="Entropy bonus; config default: 0.001 (spec 0.2).")
     temperature: Positive = Field(description="Of the rollouts; config default: 1.0 (spec 0.3).")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of the rollouts; config default: 1.0 (spec 0.3).")
-    max_prompt: Count = Field(description="Longest prompt in tokens; scripts: 7 192 (spec 0.3).")
-    max_response: Count = Field(description="Longest response in tokens; scripts: 4 096 (spec 0.3).")
-    unchanged_ratio_binary: NotNegative = Field(
-        description="Unchanged slots per changed item, binary reward; paper: 100:40, 7 278 slots (spec A.11)."
-    )
-    unchanged_ratio_task_specific: NotNegative = Field(
-        description="The same for the task-specific reward; scripts: 1 000 slots beside 18 196 items (spec A.11)."
-    )
+    max_prompt: Count = Field(description="Longest prompt in tokens; scripts: 7 192, web 5 000 (spec 0.3).")
+    max_response: Count = Field(description="Longest response in tokens; scripts: 4 096, web 7 288 (spec 0.3).")
     evaluate_every: Count = Field(description="Steps between greedy evaluations; scripts: 20 (spec 0.3).")
-    evaluate_cases: Count = Field(description="Cases of such an evaluation; paper: the whole test set, 2 954.")
+    evaluate_cases: Count = Field(
+        description="Cases of such an evaluation; paper: the whole test set, 2 954, web about 70."
+    )
     save_every: Count = Field(description="Steps between checkpoints. Our choice.")
     bf16: bool = Field(description="Log-probabilities and updates in bfloat16 autocast, sampling aside (scripts: yes).")
     shared_prompt: bool = Field(
@@ -171,7 +174,7 @@ class TextGameRLVR(Section):
         description="Leave groups of equal rewards out of passes and updates: exact but for KL and entropy. Our choice."
     )
     sequences_per_micro_batch: Count = Field(
-        description="Sequences whose tokens are averaged together; scripts: 2 per GPU (spec 0.2)."
+        description="Sequences whose tokens are averaged together; scripts: 2 per GPU, web 5 (spec 0.2)."
     )
 
     @model_validator(mode="after")
@@ -180,11 +183,22 @@ class TextGameRLVR(Section):
         return self
 
 
-class TextGameEvaluation(Section):
-    temperature: NotNegative = Field(description="Of Table 1; paper, Table 5: 1.0 (spec A.12); 0 is greedy.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of Table 1; paper, Table 5: 1.0 (spec A.12).")
+class TextGameRLVR(RLVR):
+    unchanged_ratio_binary: NotNegative = Field(
+        description="Unchanged slots per changed item, binary reward; paper: 100:40, 7 278 slots (spec A.11)."
+    )
+    unchanged_ratio_task_specific: NotNegative = Field(
+        description="The same for the task-specific reward; scripts: 1 000 slots beside 18 196 items (spec A.11)."
+    )
+
+
+class LanguageEvaluation(Section):
+    temperature: NotNegative = Field(
+        description="Of the tables; paper, Table 5: 1.0 (spec A.12; not said for web pages); 0 is greedy."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Likewise; paper, Table 5: 1.0 (spec A.12).")
     batch: Count = Field(description="Prompts answered together. Our choice.")
-    max_response: Count = Field(description="Longest answer in tokens; scripts: 4 096 (spec 0.3).")
+    max_response: Count = Field(description="Longest answer in tokens; scripts: 4 096, web 7 288 (spec 0.3).")
     bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="Resamples behind an interval. Our choice.")
 
 
@@ -212,10 +226,48 @@ class TextGameTeacher(Section):
 
 class TextGame(Section):
     data: TextGameData = Field(description="Transitions: where from, how many (spec A.1, A.2).")
-    tokenizer: TextGameTokenizer = Field(description="Text tokens.")
-    model: TextGameModel = Field(description="The language model (spec 0.3).")
+    tokenizer: TextTokenizer = Field(description="Text tokens.")
+    model: LanguageModel = Field(description="The language model (spec 0.3).")
     pretrain: TextGamePretrain = Field(description="Likelihood training of the base row. Our choice.")
-    sft: TextGameSFT = Field(description="Supervised fine-tuning on teacher answers (spec 0.3, A.10).")
+    sft: SFT = Field(description="Supervised fine-tuning on teacher answers (spec 0.3, A.10).")
     rlvr: TextGameRLVR = Field(description="GRPO with verifiable rewards (spec 0.2, 0.3, A.9, A.11).")
-    evaluation: TextGameEvaluation = Field(description="Table 1 (spec A.12).")
+    evaluation: LanguageEvaluation = Field(description="Table 1 (spec A.12).")
     teacher: TextGameTeacher = Field(description="Where the SFT answers come from (spec A.10).")
+
+
+class WebPageData(Section):
+    source: Literal["recorded", "webarena"] = Field(
+        description="Our recorded set (data/web_pages), or the public WebArena transitions (spec B.3)."
+    )
+    root: str = Field(
+        description="Folder of the public files; empty: the folder webarena in RLVR_SHARED_DATA. Our choice."
+    )
+    max_tokens: Count = Field(description="Prompt and answer together, longer ones are left out; paper: 5 000 (B.3).")
+    max_answer: Count = Field(description="The answer alone; the paper has no such limit. Our choice.")
+    train_transitions: Count = Field(description="Training pool, at most; paper: about 6 930 (spec B.3).")
+    validation_transitions: Whole = Field(
+        description="Transitions kept for losses and curves; the paper has no such split (spec 0.3)."
+    )
+    test_cases: Count = Field(description="Test transitions of seen sites, at most; paper: about 70 (spec B.3).")
+    held_out_cases: Whole = Field(
+        description="Test transitions of a site and tasks never trained on, at most (recorded set only). Our choice."
+    )
+    rlvr_share: Share = Field(
+        description="Share of the training episodes that only RLVR asks about; 0: it shares the others. Our choice."
+    )
+
+
+class WebPageEvaluation(LanguageEvaluation):
+    variant: Literal["released", "paper"] = Field(
+        description="F1 when both sides are empty: 0 as the released code counts, or 1 as the paper says (spec D.16)."
+    )
+
+
+class WebPage(Section):
+    data: WebPageData = Field(description="Transitions: where from, how long, how many (spec B.1 to B.3).")
+    tokenizer: TextTokenizer = Field(description="Text tokens.")
+    model: LanguageModel = Field(description="The language model (spec 0.3).")
+    pretrain: Pretrain = Field(description="Likelihood training of the base row. Our choice.")
+    sft: SFT = Field(description="Supervised fine-tuning on the recorded answers (spec 0.3, B.3).")
+    rlvr: RLVR = Field(description="GRPO with F1 (spec 0.2, 0.3, B.6).")
+    evaluation: WebPageEvaluation = Field(description="Table 2 (spec B.7).")

@@ -96,6 +96,22 @@ def test_paper_profile_holds_the_papers_value(place, value):
     assert at(load_profile("paper").text_game, place) == value
 
 
+WEB_PAPER = {
+    "model.name": "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "data.max_tokens": 5000,
+    "sft.lora_rank": 32, "sft.lora_alpha": 16, "sft.batch": 8, "sft.learning_rate": 1e-5, "sft.betas": (0.9, 0.95),
+    "sft.epochs_planned": 40, "sft.epochs_used": 4, "sft.max_length": 5000,
+    "rlvr.prompts_per_step": 64, "rlvr.prompts_per_update": 16, "rlvr.group_size": 5, "rlvr.learning_rate": 1e-6,
+    "rlvr.kl_coefficient": 0.001, "rlvr.clip": 0.2, "rlvr.entropy_coefficient": 0.001, "rlvr.temperature": 1.0,
+    "rlvr.max_prompt": 5000, "rlvr.max_response": 7288, "rlvr.sequences_per_micro_batch": 5,
+    "rlvr.evaluate_every": 20, "evaluation.variant": "released",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "value"), WEB_PAPER.items())
+def test_the_papers_web_page_numbers(place, value):
+    assert at(load_profile("paper").web_page, place) == value
+
+
 def test_paper_mixing_ratios_give_the_papers_slots():
     rlvr = load_profile("paper").text_game.rlvr
     assert int(18196 * rlvr.unchanged_ratio_binary) == 7278
@@ -111,8 +127,8 @@ def test_every_profile_loads(name):
 
 def test_small_profiles_keep_the_papers_algorithm():
     for name in profile_names():
-        rlvr = load_profile(name).text_game.rlvr
-        assert (rlvr.group_size, rlvr.clip, rlvr.kl_coefficient) == (5, 0.2, 0.001)
+        for section in (load_profile(name).text_game, load_profile(name).web_page):
+            assert (section.rlvr.group_size, section.rlvr.clip, section.rlvr.kl_coefficient) == (5, 0.2, 0.001)
 
 
 def every_field(model: type[Section]):

@@ -148,11 +148,11 @@ def test_a_training_is_released_with_what_was_run(tmp_path, monkeypatch):
     (stage / "done.json").write_text(json.dumps(done))
     rows = [{"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 0.5, "seconds": 1.0}]
     (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    folder = released.release_text_game(profile, "sft", "the command")
+    folder = released.release_language(profile, "text_game", "sft", "the command")
     told = json.loads((folder / "manifest.json").read_text())
     assert told["command"] == "the command" and told["seed"] == 3 and told["facts"] == {"steps": 4}
     assert told["curve"] == [{"step": 2, "validation_loss": 0.5, "seconds": 1.0}]
     assert told["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (stage / "done.json").write_text(json.dumps({**done, "facts": {"released": "sft"}}))
     with pytest.raises(UserError, match="released weights already"):
-        released.release_text_game(profile, "sft", "the command")
+        released.release_language(profile, "text_game", "sft", "the command")

@@ -21,7 +21,7 @@ from rlvr_lib.report import figures, video_claims, video_figures, video_rlvr_fig
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
-from rlvr_lib.report.scores import LABELS, load_scores
+from rlvr_lib.report.scores import LABELS, WEB_COLUMNS, WEB_LABELS, load_scores
 from rlvr_lib.report.stages import (
     StageRecord,
     edited_outputs,
@@ -33,12 +33,13 @@ from rlvr_lib.report.stages import (
 )
 from rlvr_lib.report.tables import per_game, table1
 from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
+from rlvr_lib.report.web_tables import by_site, table2
 from rlvr_lib.training.released import VIDEO_PARTS, curve_of
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
 
-EVALUATION = "text_game_evaluation"
+EVALUATION, WEB_EVALUATION = "text_game_evaluation", "web_page_evaluation"
 VIDEO_EVALUATIONS = ("video_evaluation", "video_base_evaluation")  # with RLVR, or the base models alone
 SMOKE_WARNING = "This is a smoke run: it only shows that every step works. Its numbers mean nothing."
 
@@ -117,7 +118,8 @@ def table1_of(profile: "Profile") -> Any:
     """Table 1 of what has been evaluated, for a notebook to display."""
     report = Report(profile.name, profile.seed, stages=stage_records(runs_folder(profile)))
     tables = _tables(report, runs_folder(profile))
-    parts = [Markup("<p><b>{}</b></p>").format(table.title) + table_page(table) for table in tables[:1]]
+    tables = [table for table in tables if table.name == "table1_text_games"]
+    parts = [Markup("<p><b>{}</b></p>").format(table.title) + table_page(table) for table in tables]
     return _displayed(parts or [Markup("<p>{}</p>").format(text) for text in report.missing])
 
 
@@ -137,6 +139,7 @@ def weights_text(stages: list[StageRecord]) -> str:
     """Which way the run went, model by model: from released weights, or trained from scratch."""
     words = {"released": "from the released weights", "scratch": "trained from scratch"}
     parts = {"text-game base": "text_game.pretrain.start", "text-game SFT": "text_game.sft.start"}
+    parts |= {"web-page base": "web_page.pretrain.start", "web-page SFT": "web_page.sft.start"}
     parts |= {f"video {part.replace('_', ' ')}": f"video.{part}.start" for part in VIDEO_PARTS}
     found = {label: setting(stages, dotted) for label, dotted in parts.items()}
     texts = [f"{label} {words.get(str(start), start)}" for label, start in found.items() if start]
@@ -145,7 +148,7 @@ def weights_text(stages: list[StageRecord]) -> str:
 
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
-    return [*_text_game_tables(report, runs), *_video_tables(report, runs)]
+    return [*_text_game_tables(report, runs), *_web_tables(report, runs), *_video_tables(report, runs)]
 
 
 def _text_game_tables(report: Report, runs: Path) -> list[Table]:
@@ -158,6 +161,21 @@ def _text_game_tables(report: Report, runs: Path) -> list[Table]:
     report.missing += ["The evaluation has not finished"] if stage is None else edited_outputs(runs, stage)
     caption = table_caption(report, stage or StageRecord(EVALUATION))
     return [table1(scores, report.seed, left_out, caption), per_game(scores, report.seed, caption)]
+
+
+def _web_tables(report: Report, runs: Path) -> list[Table]:
+    """Table 2 and its split by site."""
+    scores, left_out = load_scores(runs / WEB_EVALUATION, WEB_LABELS, WEB_COLUMNS)
+    if not scores:
+        report.missing.append("Table 2: no web-page model has been evaluated yet")
+        report.missing += [f"{WEB_LABELS[m]}: {why}" for m, why in left_out.items() if "does not exist" not in why]
+        return []
+    stage = next((stage for stage in report.stages if stage.name == WEB_EVALUATION), None)
+    report.missing += ["The web-page evaluation has not finished"] if stage is None else edited_outputs(runs, stage)
+    stage = stage or StageRecord(WEB_EVALUATION)
+    variant = setting([stage], "web_page.evaluation.variant") or "not recorded"
+    caption = f"{table_caption(report, stage, 'web_page')} F1 where both sides are empty: variant {variant}."
+    return [table2(scores, report.seed, left_out, caption), by_site(scores, report.seed, caption)]
 
 
 def _video_tables(report: Report, runs: Path) -> list[Table]:
@@ -192,11 +210,11 @@ def _updates_text(report: Report) -> str:
     return f"Likelihood updates: {', '.join(words)} (paper: 990 000 and 450 000)."
 
 
-def table_caption(report: Report, stage: StageRecord) -> str:
+def table_caption(report: Report, stage: StageRecord, modality: str = "text_game") -> str:
     """Provenance of the scores: profile, seed, sampling, then commit, date, hardware and versions of the evaluation."""
-    temperature = setting([stage], "text_game.evaluation.temperature")
+    temperature = setting([stage], f"{modality}.evaluation.temperature")
     sampling = "not recorded" if temperature is None else f"{temperature}{' (greedy)' if temperature == 0 else ''}"
-    source = setting([stage, *report.stages], "text_game.data.source")
+    source = setting([stage, *report.stages], f"{modality}.data.source")
     seed = report.seed if stage.seed is None else stage.seed
     words = [
         *report.warnings,
@@ -209,27 +227,44 @@ def table_caption(report: Report, stage: StageRecord) -> str:
 
 
 def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]:
-    drawn = []
-    logs = metrics_logs(runs, "text_game")
+    games = (figures.PANELS, "Text games: reward, accuracy, KL, entropy, length during RLVR.")
+    pages = (figures.WEB_PANELS, "Web pages: F1, precision, recall, KL, entropy, length during RLVR.")
+    drawn = _training_figures(report, runs, folder, "text_game", LABELS, *games)
+    drawn += _bars(report, "table1_text_games", folder / "table1_bars", figures.GAME_BARS)
+    drawn += _training_figures(report, runs, folder, "web_page", WEB_LABELS, *pages)
+    drawn += _bars(report, "table2_web_pages", folder / "table2_bars", figures.WEB_BARS)
+    return [*drawn, *_video_figures(report, runs, folder)]
+
+
+def _bars(report: Report, name: str, path: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
+    table = next((table for table in report.tables if table.name == name), None)
+    if table is None:
+        return []
+    figures.accuracy_bars(table.data, path=path, wanted=wanted)
+    return [(path.with_suffix(".png"), f"Table {name[5]} as bars; hollow diamonds are the paper's numbers.")]
+
+
+def _training_figures(
+    report: Report, runs: Path, folder: Path, modality: str, labels: dict[str, str], panels: Sequence, caption: str
+) -> list[tuple[Path, str]]:
+    """RLVR curves of a language modality and a likelihood curve for each of its other trainings."""
+    drawn: list[tuple[Path, str]] = []
+    title = caption.partition(":")[0]
+    logs = metrics_logs(runs, modality)
     rlvr = {name: records for name, records in logs.items() if any("reward" in record for record in records)}
     if rlvr:
-        labelled = {log_label(name): records for name, records in rlvr.items()}
-        figures.text_game_curves(labelled, folder / "text_game_curves")
-        drawn.append(
-            (folder / "text_game_curves.png", "Text games: reward, accuracy, KL, entropy, length during RLVR.")
-        )
+        labelled = {log_label(name, labels): records for name, records in rlvr.items()}
+        figures.text_game_curves(labelled, folder / f"{modality}_curves", panels)
+        drawn.append((folder / f"{modality}_curves.png", caption))
     else:
-        report.missing.append("Text-game training curves: no RLVR run has logged anything yet")
-    if any(table.name == "table1_text_games" for table in report.tables):
-        figures.accuracy_bars(report.tables[0].data, path=folder / "table1_bars")
-        drawn.append((folder / "table1_bars.png", "Table 1 as bars; hollow diamonds are the paper's numbers."))
+        report.missing.append(f"{title[:-1].replace(' ', '-')} training curves: no RLVR run has logged anything yet")
     for name, records in logs.items():
         if name not in rlvr and any("loss" in record for record in records):
-            title = f"Text games, {log_label(name)}: likelihood training"
-            path = folder / f"text_game_{name}_loss"
-            figures.likelihood_curve(records, path, title)
-            drawn.append((path.with_suffix(".png"), f"{title}, training and validation loss."))
-    return [*drawn, *_video_figures(report, runs, folder)]
+            line = f"{title}, {log_label(name, labels)}: likelihood training"
+            path = folder / f"{modality}_{name}_loss"
+            figures.likelihood_curve(records, path, line)
+            drawn.append((path.with_suffix(".png"), f"{line}, training and validation loss."))
+    return drawn
 
 
 def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]:

@@ -17,7 +17,7 @@ import yaml
 
 from rlvr_lib.artifacts import UserError, atomic_write_text
 from rlvr_lib.evaluation.statistics import Interval
-from rlvr_lib.report.scores import LABELS, PARTS, difference, load_scores
+from rlvr_lib.report.scores import LABELS, PARTS, WEB_COLUMNS, WEB_LABELS, difference, load_scores
 from rlvr_lib.report.tables import PAPER_RESULTS
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
@@ -76,6 +76,11 @@ class Evidence:
     def text_games(self) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
         """Per-case scores of the evaluated text-game models, and why others are left out."""
         return load_scores(self.runs / "text_game_evaluation")
+
+    @cached_property
+    def web_pages(self) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+        """The same for web-page models."""
+        return load_scores(self.runs / "web_page_evaluation", WEB_LABELS, WEB_COLUMNS)
 
 
 Outcome = tuple[list[Part], str]  # parts, and why nothing was run (empty when it was)
@@ -148,9 +153,10 @@ def context(
     metric: str = "binary",
     part: str = "overall",
     by_layout: bool = False,
+    modality: str = "text_games",
 ) -> list[Part]:
     """At most one part that is shown but does not decide; nothing when its scores do not exist."""
-    scores, _ = evidence.text_games
+    scores, _ = getattr(evidence, modality)
     if a not in scores or b not in scores:
         return []
     a_cases, b_cases = (frame[frame["split"] == split] for frame in (scores[a], scores[b]))
@@ -163,7 +169,7 @@ def context(
 
 def evaluate_claims(runs: Path, seed: int) -> list[Claim]:
     """Every claim of the paper, judged on what exists under ``runs`` (= runs/<profile>); never fails for a gap."""
-    from rlvr_lib.report import video_claims  # noqa: F401 (registers its claims; it imports this module)
+    from rlvr_lib.report import video_claims, web_claims  # noqa: F401 (they register claims and import this module)
 
     statements = yaml.safe_load((PAPER_RESULTS / "claims.yaml").read_text(encoding="utf-8"))
     evidence = Evidence(runs, seed)

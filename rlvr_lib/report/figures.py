@@ -19,7 +19,7 @@ from rlvr_lib.report.drawing import BLACK, BLUE, LINES, ORANGE, SKY, VERMILION, 
 from rlvr_lib.report.drawing import style as style
 from rlvr_lib.report.pictures import pipeline_picture as pipeline_picture
 from rlvr_lib.report.pictures import token_strip as token_strip
-from rlvr_lib.report.scores import MODELS
+from rlvr_lib.report.scores import MODELS, WEB_MODELS
 
 # key in a metrics record, panel title, unit of the axis, factor; the second key is drawn as held-out
 PANELS = (
@@ -50,7 +50,22 @@ def smooth(values: np.ndarray, width: int | None = None) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def text_game_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str | None = None) -> Figure:
+WEB_PANELS = (
+    ("f1", "validation_f1", "F1 (%)", 100.0),
+    ("precision", "validation_precision", "precision (%)", 100.0),
+    ("recall", "validation_recall", "recall (%)", 100.0),
+    *PANELS[3:],
+)
+
+
+def web_page_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str | None = None) -> Figure:
+    """F1, precision, recall, KL, entropy and length of web-page runs, as :func:`text_game_curves` draws them."""
+    return text_game_curves(metrics, path, WEB_PANELS)
+
+
+def text_game_curves(
+    metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | str | None = None, wanted: Sequence = PANELS
+) -> Figure:
     """Reward, accuracy, KL, entropy and length against RLVR steps, one colour per run.
 
     ``metrics`` maps a run's label to its records {step, reward, accuracy_unchanged, validation_accuracy_unchanged,
@@ -59,7 +74,7 @@ def text_game_curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]], path: P
     """
     figure = new_figure(9.6, 5.4, shown=path is None)
     panels = figure.subplots(2, 3).ravel()
-    for axes, (key, held_out, title, factor) in zip(panels, PANELS, strict=True):
+    for axes, (key, held_out, title, factor) in zip(panels, wanted, strict=True):
         for colour, records in zip(_colours(metrics), metrics.values(), strict=True):
             _draw_training(axes, *series(records, key), factor, colour)
             if held_out:
@@ -115,23 +130,33 @@ def _legend(metrics: Mapping[str, Any]) -> list[Line2D]:
     ]
 
 
-def accuracy_bars(table: pd.DataFrame, split: str = "in_distribution", path: Path | str | None = None) -> Figure:
-    """Table 1 (its ``data``) as bars: unchanged, changed, overall with 95 % intervals; hollow diamonds: the paper."""
-    rows = table[(table["split"] == split) & table.get("overall", pd.Series(dtype=float)).notna()]
+GAME_BARS = ("unchanged", "changed", "overall", "exact-match accuracy (%)")
+WEB_BARS = ("precision", "recall", "f1", "share of items, macro mean (%)")
+
+
+def accuracy_bars(
+    table: pd.DataFrame,
+    split: str = "in_distribution",
+    path: Path | str | None = None,
+    wanted: Sequence[str] = GAME_BARS,
+) -> Figure:
+    """Table 1 or 2 (its ``data``) as bars: three columns with 95 % intervals; hollow diamonds: the paper."""
+    *parts, unit = wanted
+    rows = table[(table["split"] == split) & table.get(parts[2], pd.Series(dtype=float)).notna()]
     figure = new_figure(7.2, 0.8 + 0.55 * max(len(rows), 2), shown=path is None)
     axes = figure.subplots()
-    for offset, part, colour in ((-0.26, "unchanged", SKY), (0, "changed", ORANGE), (0.26, "overall", BLUE)):
+    for offset, part, colour in zip((-0.26, 0, 0.26), parts, (SKY, ORANGE, BLUE), strict=True):
         _bars(axes, rows, part, np.arange(len(rows)) + offset, colour)
     axes.set_yticks(np.arange(len(rows)), rows["label"].tolist())
     axes.invert_yaxis()
-    ours = sum(model in MODELS for model in rows["model"])
+    ours = sum(model in MODELS | WEB_MODELS for model in rows["model"])
     if 0 < ours < len(rows):  # a line between the models and the reference rows
         axes.axhline(ours - 0.5, color="#888888", linewidth=0.7, linestyle=":")
     axes.grid(axis="y", visible=False)
-    axes.set(xlim=(0, 103), xlabel="exact-match accuracy (%)")
+    axes.set(xlim=(0, 103), xlabel=unit)
     paper = Line2D([], [], color=BLACK, marker="D", linestyle="", markerfacecolor="white", markersize=4.5)
     handles: list[Any] = [*axes.containers[::2], paper] if len(rows) else [paper]
-    labels = ["unchanged", "changed", "overall", "the paper's (1.5B, its own test set)"][-len(handles) :]
+    labels = [*parts, "the paper's (1.5B, its own test set)"][-len(handles) :]
     figure.legend(handles, labels, loc="outside upper center", ncols=4)
     if path is not None:
         save(figure, Path(path).parent, Path(path).name)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rlvr_lib.progress import clock
 from rlvr_lib.report.formats import EMPTY, Table, markdown_text, plain
-from rlvr_lib.report.scores import LABELS
+from rlvr_lib.report.scores import LABELS, WEB_LABELS
 
 if TYPE_CHECKING:
     from rlvr_lib.report.build import Report
@@ -105,7 +105,9 @@ RULE = (
 
 def _render(template: str, **values: Any) -> Markup:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return Markup(environment.from_string(template).render(table=html_table, labels=LABELS, badge=BADGES, **values))
+    return Markup(
+        environment.from_string(template).render(table=html_table, labels=WEB_LABELS | LABELS, badge=BADGES, **values)
+    )
 
 
 def claims_page(claims: "list[Claim]") -> Markup:

@@ -100,10 +100,10 @@ def metrics_logs(runs: Path, prefix: str) -> dict[str, list[dict[str, Any]]]:
     return logs
 
 
-def log_label(name: str) -> str:
+def log_label(name: str, labels: Mapping[str, str] = LABELS) -> str:
     """A log's name as a reader knows it: the label of that row in the tables."""
     plain = name.removesuffix("_live")
-    return LABELS.get(plain, plain.replace("_", " ")) + (", short live training" if plain != name else "")
+    return labels.get(plain, plain.replace("_", " ")) + (", short live training" if plain != name else "")
 
 
 def provenance_text(provenance: Mapping[str, Any]) -> str:

@@ -54,26 +54,30 @@ def _row(scores: Mapping[str, pd.DataFrame], split: str, model: str, seed: int, 
     frame = scores[model][scores[model]["split"] == split]
     row: dict[str, Any] = {"split": split, "model": model, "label": LABELS[model]}
     for part in PARTS:
-        row |= _cells(part, accuracy(select(frame, part), "binary", seed))
+        row |= cells(part, accuracy(select(frame, part), "binary", seed))
         row[f"n_{part}"] = len(select(frame, part))
-    row |= _cells("corrected_overall", accuracy(frame, "corrected", seed))
-    row |= _cells("task_specific_reward", accuracy(frame, "task_specific", seed), scale=1)
+    row |= cells("corrected_overall", accuracy(frame, "corrected", seed))
+    row |= cells("task_specific_reward", accuracy(frame, "task_specific", seed), scale=1)
     if "sft" in scores and model != "sft":
         sft = scores["sft"][scores["sft"]["split"] == split]
         for part in PARTS:
-            row |= _cells(f"difference_to_sft_{part}", _difference_or_none(sft, frame, seed, part))
+            row |= cells(f"difference_to_sft_{part}", difference_or_none(sft, frame, seed, part))
     row |= {name: round(float(frame[name].mean()), 4) for name in EXTRA_COLUMNS if name in frame}
     return row | (_paper_cells(paper, model) if split == "in_distribution" else {})
 
 
-def _difference_or_none(sft: pd.DataFrame, frame: pd.DataFrame, seed: int, part: str) -> Interval | None:
+def difference_or_none(
+    sft: pd.DataFrame, frame: pd.DataFrame, seed: int, part: str = "overall", metric: str = "binary"
+) -> Interval | None:
+    """Paired difference to SFT, where the two were scored on the same cases."""
     try:
-        return difference(sft, frame, seed, part)
+        return difference(sft, frame, seed, part, metric)
     except UserError:  # scored on other cases: no paired difference exists, the row itself still does
         return None
 
 
-def _cells(name: str, interval: Interval | None, scale: float = 100) -> dict[str, float]:
+def cells(name: str, interval: Interval | None, scale: float = 100) -> dict[str, float]:
+    """Columns ``name``, ``name_low``, ``name_high``, in percent; no numbers without an interval."""
     values = (np.nan,) * 3 if interval is None else (interval.mean, interval.low, interval.high)
     names = (name, f"{name}_low", f"{name}_high")
     return {key: round(scale * value, 4) for key, value in zip(names, values, strict=True)}
@@ -104,7 +108,7 @@ def per_game(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Tab
         for (split, game), cases in frame.groupby(["split", "game"], sort=True):
             row: dict[str, Any] = {"split": split, "game": game, "model": model}
             for part in PARTS:
-                row |= _cells(part, accuracy(select(cases, part), "binary", seed))
+                row |= cells(part, accuracy(select(cases, part), "binary", seed))
                 row[f"n_{part}"] = len(select(cases, part))
             rows.append(row)
     data = pd.DataFrame(rows)

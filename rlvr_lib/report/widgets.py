@@ -5,7 +5,7 @@ The diff shows what the action and the tick changed, what a model said, and how 
 as a colour (blue: right or added, orange: wrong or removed). Everything is escaped: an answer can hold any text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -181,28 +181,37 @@ def browse(
 
     ``responses`` and ``scores`` belong to the transitions in order. Returns an object that a notebook displays.
     """
-    from IPython.display import HTML
 
     def page(index: int) -> str:
         response, score = (None if x is None else x[index] for x in (responses, scores))
         return diff_html(transitions[index], response, score)  # type: ignore[arg-type]
 
-    if not transitions:
+    return browse_by([transition.game for transition in transitions], page, "game", still)
+
+
+def browse_by(groups: Sequence[str], page: Callable[[int], str], word: str, still: int = 3) -> Any:
+    """A browser over cases that ``page`` draws as HTML; ``groups`` names each one's group, which ``word`` names.
+
+    A widget where somebody watches, else a static page of the first ``still`` cases.
+    """
+    from IPython.display import HTML
+
+    if not groups:
         return HTML("<p>No transitions to show.</p>")
     if not somebody_watches():
-        return HTML("<hr>".join(page(index) for index in range(min(still, len(transitions)))))
-    return _live_browser(transitions, page)
+        return HTML("<hr>".join(page(index) for index in range(min(still, len(groups)))))
+    return _live_browser(groups, page, word)
 
 
-def _live_browser(transitions: Sequence[TextTransition], page: Any) -> Any:
-    """A dropdown of games, a slider over the cases of the chosen game, and the diff below."""
+def _live_browser(groups: Sequence[str], page: Callable[[int], str], word: str) -> Any:
+    """A dropdown of groups, a slider over the cases of the chosen one, and the page below."""
     import ipywidgets as widgets
 
-    games: dict[str, list[int]] = {"all games": list(range(len(transitions)))}
-    for index, transition in enumerate(transitions):
-        games.setdefault(transition.game, []).append(index)
-    game = widgets.Dropdown(options=list(games), description="game")
-    place = widgets.IntSlider(min=0, max=len(transitions) - 1, description="case", continuous_update=False)
+    games: dict[str, list[int]] = {f"all {word}s": list(range(len(groups)))}
+    for index, name in enumerate(groups):
+        games.setdefault(name, []).append(index)
+    game = widgets.Dropdown(options=list(games), description=word)
+    place = widgets.IntSlider(min=0, max=len(groups) - 1, description="case", continuous_update=False)
     view = widgets.HTML()
 
     def show(*_: Any) -> None:

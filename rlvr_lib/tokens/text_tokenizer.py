@@ -1,4 +1,4 @@
-"""Our own BPE tokenizer for game states written as JSON (laptop and smoke profiles).
+"""Our own BPE tokenizers for game states written as JSON and for web pages (laptop and smoke profiles).
 
 A state is mostly punctuation and property keys that never vary. The text is first cut into *values* (words and
 numbers: names, ids, settings, booleans) and *glue* (everything between two values, property keys included). BPE merges
@@ -19,14 +19,26 @@ PAD, END = "<pad>", "<|end|>"
 # with its id, a word or a number.
 _NAME = r"[A-Za-z]+ \(ID: [0-9]+\)"
 _GLUE = r'(?:[^A-Za-z0-9]|[A-Za-z_]+(?=":)|The final answer is(?=: )|UUID base(?=: ))+'
-_PIECES = Regex(rf"{_NAME}|{_GLUE}|[A-Za-z]+|[0-9]+")
+GAME_PIECES = rf"{_NAME}|{_GLUE}|[A-Za-z]+|[0-9]+"
+# A page's values: an element's number in its brackets, as items and actions write it; a word or a number with the
+# blank before it. Glue: the rest, an item's role, the names of its attributes and an answer's headers included.
+_ATTRIBUTES = "value|focused|required|checked|selected|expanded|disabled|hasPopup|pressed|live|atomic|relevant|busy"
+_SIGNS = r"(?! [A-Za-z0-9])[^A-Za-z0-9\[]|\[(?![0-9]+\])"
+_PAGE_GLUE = rf"(?:(?<=\]) [A-Za-z]+ ['\"]| (?:{_ATTRIBUTES}): |(?:New|Deleted|Updated) items:(?=\n)|{_SIGNS})+"
+PAGE_PIECES = rf"\[[0-9]+\]|{_PAGE_GLUE}| ?[A-Za-z]+| ?[0-9]+"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train on an iterable of texts; at most ``vocabulary`` tokens, ``<pad>`` is 0 and ``<|end|>`` is 1."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int, pieces: str = GAME_PIECES) -> PreTrainedTokenizerFast:
+    """Train on an iterable of texts; at most ``vocabulary`` tokens, ``<pad>`` is 0 and ``<|end|>`` is 1.
+
+    ``pieces`` is the pattern of what merges may run inside: ``GAME_PIECES`` or ``PAGE_PIECES``.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(_PIECES, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -25,6 +25,23 @@ def trained_answer(item: WebTransition) -> str:
     return (f"{item.thoughts}\n\n" if item.thoughts else "") + perfect_answer(item) + "\n"
 
 
+def browse_parts(item: WebTransition, end: str) -> list[tuple[str, bool]]:
+    """A step as (text, does it carry loss) for the base model: the page, the action, then what changes as a diff.
+
+    ``+`` stands for new items, ``-`` for deleted and ``~`` for updated ones. The page carries no loss; the action does,
+    for its number names an element of the page.
+    """
+    head, action, rest = compact_prompt(item).rpartition("Action: ")
+    marked = zip("+-~", (item.changes.new, item.changes.deleted, item.changes.updated), strict=True)
+    lines = [f"{sign} {line}" for sign, found in marked for line in found]
+    return [(head, False), (action + rest, True), ("\n".join(lines or ["="]) + end, True)]
+
+
+def answered_parts(item: WebTransition, end: str) -> list[tuple[str, bool]]:
+    """The same step as question and answer."""
+    return [(compact_prompt(item), False), (trained_answer(item) + end, True)]
+
+
 @dataclass(frozen=True)
 class WebPageTask:
     """Encode transitions to prompt ids, decode response ids: all that sampling, RLVR and evaluation know of a page.
@@ -62,4 +79,4 @@ class WebPageTask:
         return changes, next_page(item.before, changes)
 
 
-__all__ = ["WebPageTask", "perfect_answer", "trained_answer"]
+__all__ = ["WebPageTask", "answered_parts", "browse_parts", "perfect_answer", "trained_answer"]

@@ -160,8 +160,12 @@ def train_likelihood(
     bf16: bool,
     label: str = "likelihood",
     cpu: bool = True,
+    lower: str = "batch",
 ):
-    """AdamW (0.9, 0.98) with a cosine to 0; resumes from the last checkpoint in ``folder``/checkpoints."""
+    """AdamW (0.9, 0.98) with a cosine to 0; resumes from the last checkpoint in ``folder``/checkpoints.
+
+    ``lower`` names the setting that takes less memory.
+    """
     checkpoints = folder / "checkpoints"
     last = last_whole_checkpoint(checkpoints)
     arguments = TrainingArguments(
@@ -195,7 +199,7 @@ def train_likelihood(
     if last:
         say(f"{label}: resumes at step {step}")
     trainer.remove_callback(PrinterCallback)
-    with named_when_memory_ends("text_game.pretrain.batch"):
+    with named_when_memory_ends(lower):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
 

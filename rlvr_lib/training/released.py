@@ -18,6 +18,7 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 
 RELEASED = ROOT / "data" / "weights" / "text_games"
+RELEASED_WEB = ROOT / "data" / "weights" / "web_pages"
 RELEASED_VIDEO = ROOT / "data" / "weights" / "robot_video"
 VIDEO_PARTS = {
     "frame_tokenizer": FrameTokenizer,
@@ -31,15 +32,22 @@ VIDEO_PARTS = {
 VIDEO_STAGES = {part: f"video_{part}{'_base' if part.endswith('_step') else ''}" for part in VIDEO_PARTS}
 
 
-def released(part: str, profile: Profile) -> Path:
-    """Folder of released weights (``base`` or ``sft``); they only fit the embedded games and the released size."""
-    folder = RELEASED / part
-    if profile.text_game.data.source != "embedded":
+KNOWN = {"text_game": ("embedded", "the embedded games"), "web_page": ("recorded", "the recorded pages")}
+
+
+def _folder_of(modality: str) -> Path:
+    return RELEASED_WEB if modality == "web_page" else RELEASED
+
+
+def released(part: str, profile: Profile, modality: str = "text_game") -> Path:
+    """Folder of released weights (``base`` or ``sft``); they only fit our own data and the released size."""
+    source, words = KNOWN[modality]
+    if getattr(profile, modality).data.source != source:
         raise UserError(
-            f"released {part} weights know the embedded games only: "
-            "set text_game.pretrain.start=scratch text_game.sft.start=scratch"
+            f"released {part} weights know {words} only: "
+            f"set {modality}.pretrain.start=scratch {modality}.sft.start=scratch"
         )
-    return _checked(folder)
+    return _checked(_folder_of(modality) / part)
 
 
 def _checked(folder: Path) -> Path:
@@ -51,14 +59,14 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def release_text_game(profile: Profile, part: str, command: str) -> Path:
+def release_language(profile: Profile, modality: str, part: str, command: str) -> Path:
     """Write ``base`` or ``sft``, trained with ``start: scratch``, to data/weights in half precision with a manifest.
 
     ``command`` is what was run. The manifest holds what ``done.json`` says of the training (settings, seed, versions,
     hardware, seconds) and the curve of validation losses.
     """
-    stage = Path(profile.runs_dir) / profile.name / f"text_game_{part}"
-    done, folder = read_json(stage / "done.json"), RELEASED / part
+    stage = Path(profile.runs_dir) / profile.name / f"{modality}_{part}"
+    done, folder = read_json(stage / "done.json"), _folder_of(modality) / part
     if "released" in done["facts"]:
         raise UserError(f"{stage} holds released weights already; train it with --start scratch")
     AutoModelForCausalLM.from_pretrained(stage / "model", dtype=torch.float16).save_pretrained(folder)
@@ -75,9 +83,9 @@ def release_text_game(profile: Profile, part: str, command: str) -> Path:
     return folder
 
 
-def take_released(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
+def take_released(part: str, profile: Profile, folder: Path, modality: str = "text_game") -> dict[str, Any]:
     """Copy released weights to ``folder``/model in float32; returns facts with their manifest."""
-    source = released(part, profile)
+    source = released(part, profile, modality)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.save_pretrained(folder / "model")
     load_tokenizer(source).save_pretrained(folder / "model")

@@ -104,11 +104,13 @@ def train_sft(
     cpu: bool = True,
     dtype: str = "float32",
     most_steps: int | None = None,
+    lower: str = "batch",
 ) -> dict[str, Any]:
     """LoRA SFT of the model in ``base``; the merged model goes to ``folder``/model. Returns facts for ``done.json``.
 
     Stops after ``epochs_used`` epochs, or when the validation loss has not improved for ``patience`` evaluations (one
-    per epoch); the best checkpoint is merged. ``most_steps`` shortens the run for teaching.
+    per epoch); the best checkpoint is merged. ``most_steps`` shortens the run for teaching, ``lower`` names
+    the setting that takes less memory.
     """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
@@ -131,7 +133,7 @@ def train_sft(
         ],
     )
     trainer.remove_callback(PrinterCallback)
-    with named_when_memory_ends("text_game.sft.batch"):
+    with named_when_memory_ends(lower):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     merge_adapter(trainer.model, tokenizer, folder / "model")
     return {

@@ -10,13 +10,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from rlvr_lib.artifacts import UserError, atomic_write_json
+from rlvr_lib.artifacts import atomic_write_json
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.tokens import text_game_task as task
 from rlvr_lib.tokens.text_tokenizer import END, load_tokenizer, train_tokenizer
+from rlvr_lib.training.language import Parts, hub_tokenizer
 from rlvr_lib.training.released import released
 from rlvr_lib.training.teacher import ask_teacher, rejection_sample, write_sft_samples
 from rlvr_lib.worlds.text_crawl import crawl_split, layout_seed, start
@@ -31,7 +32,6 @@ ANSWERED_SHARE = 0.05  # pages that show the answer contract, as the web shows a
 CHANGED_SHARE = 0.6  # of the tries on a page
 TOKENIZER_LAYOUTS = 12
 NAME_WEIGHT = 20  # a name is read this often, so that it becomes one token
-Parts = list[tuple[str, bool]]
 
 
 def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def make_data(folder: Path, profile: Profile) -> dict[str, Any]:
         tokenizer = load_tokenizer(released("base", profile)) if ready else make_tokenizer(profile, train)
         tokenizer.save_pretrained(folder / "tokenizer")
     else:
-        tokenizer = hub_tokenizer(profile.text_game.model.name)
+        tokenizer = hub_tokenizer(profile, "text_game")
     samples, told = teacher_samples(folder, chosen, profile, tokenizer)
     write_sft_samples(folder / "sft.jsonl", samples)
     facts = {**{name: len(items) for name, items in cases.items()}, "sft": len(samples), "teacher": told}
@@ -160,17 +160,6 @@ def teacher_samples(
         prompt=prompt,
     )
     return samples[:wanted], told
-
-
-def hub_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub model; an error that names the setting when it cannot be had."""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"text_game.model.name: {name} is neither in the local cache nor reachable ({type(error).__name__}); "
-            "unset HF_HUB_OFFLINE on a machine with a network, or use --profile laptop"
-        ) from error
 
 
 def prompt_writer(profile: Profile):

@@ -4,12 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
-from rlvr_lib.progress import say
-from rlvr_lib.tokens.text_game_task import TextGameTask
-from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo_monitor import Validation
+from rlvr_lib.training.language_rlvr import PREFIX
 from rlvr_lib.worlds.text_game_rewards import is_changed, score_answer
 from rlvr_lib.worlds.transitions import TextTransition
 
@@ -62,29 +57,7 @@ def reward_with_accuracy(kind: str) -> _Reward:
     return _Reward(kind)
 
 
-class GreedyValidation(Validation):
-    """Greedy answers to validation cases, one each: ``validation_accuracy`` and its parts."""
-
-    def __init__(self, task: TextGameTask, cases: Sequence[TextTransition], settings: Any, trainer: Any):
-        super().__init__(settings)
-        self.task, self.cases, self.trainer = task, cases, trainer
-        self.prompts = task.prompt_ids(cases)
-        self.changed = [is_changed(case.current, case.target) for case in cases]
-
-    def _measure(self, step: int) -> dict[str, float]:
-        tokenizer = self.task.tokenizer
-        result = sample(
-            self.trainer.model,
-            self.prompts,
-            1,
-            self.settings.max_response,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-            greedy=True,
-            generator=torch.Generator().manual_seed(0),
-        )
-        texts = [self.task.text(ids) for ids in result.completions]
-        scores = [score_answer(text, case.current, case.target) for text, case in zip(texts, self.cases, strict=True)]
-        found = accuracies(scores, self.changed, "validation_")
-        say(f"validation at step {step}: " + ", ".join(f"{name[11:]} {value:.3f}" for name, value in found.items()))
-        return found
+def validation_accuracies(cases: Sequence[TextTransition], answers: Sequence[str]) -> dict[str, float]:
+    """What greedy validation logs of its answers: ``validation_accuracy`` and its parts."""
+    scores = [score_answer(text, case.current, case.target) for text, case in zip(answers, cases, strict=True)]
+    return accuracies(scores, [is_changed(case.current, case.target) for case in cases], PREFIX)
