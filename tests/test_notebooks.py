@@ -70,7 +70,7 @@ def test_nobodys_machine_is_in_it(path):
 
 
 @pytest.mark.notebooks
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(not PATHS, reason="no notebooks yet")
 def test_smoke_run_ends_without_network(tmp_path):
     (tmp_path / "site").mkdir()
