@@ -94,7 +94,7 @@ def test_released_video_weights_load_and_fit_the_profile(part, tmp_path):
     for key in ("hidden", "layers", "heads", "intermediate", "widths", "latent", "levels", "context", "horizon"):
         assert recipe.get(key) == getattr(getattr(LAPTOP.video, part), key, None)
     assert manifest["seed"] != LAPTOP.seed  # another seed records other episodes: none of ours was trained on
-    assert manifest["episodes"] == manifest["settings"]["video.data"]["episodes"] and manifest["curve"]
+    assert manifest["episodes"] >= manifest["settings"]["video.data"]["episodes"] and manifest["curve"]
     released.take_released_video(part, LAPTOP, tmp_path)
     model = released.VIDEO_PARTS[part].from_pretrained(tmp_path / "model")
     assert {value.dtype for value in model.parameters()} == {torch.float32}
