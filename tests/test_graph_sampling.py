@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from test_generation import PAD, given_ids, tiny
 
 from rlvr_lib.training import graph_sampling
@@ -147,7 +148,18 @@ def test_rows_are_chosen_by_memory(monkeypatch):
         assert fitting_groups(model, plan, 6 << 30) == fit
 
 
-def test_the_copy_is_bare_follows_the_policy_and_leaves_it_alone():
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps one state per process; other tests have set it up for another precision."""
+    before = AcceleratorState._shared_state.copy(), PartialState._shared_state.copy()
+    AcceleratorState._reset_state(True)
+    yield
+    for state, values in zip((AcceleratorState, PartialState), before, strict=True):
+        state._shared_state.clear()
+        state._shared_state.update(values)
+
+
+def test_the_copy_is_bare_follows_the_policy_and_leaves_it_alone(fresh_accelerate):
     model = tiny("llama")
     rollout_model(model, torch.float64)  # another precision first: replaced below
     wrapped = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)

@@ -4,14 +4,12 @@ Single-step: history frames and their actions, then the next frame. Multi-step: 
 ``horizon`` frames with the actions between them given. Both kinds answer to the same four calls.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.action_bins import ActionBins
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
@@ -42,24 +40,13 @@ class VideoTask:
         self.tokenizer = freeze_for_inference(tokenizer, device)
         self.bins, self.device = bins, torch.device(device)
         self.at_once = frames_at_once(tokenizer.size, self.device)
-        self.hasty = False
-
-    @contextmanager
-    def in_haste(self) -> Iterator[None]:
-        """Training data: bfloat16 passes on a CPU too, where it has them (a third of the time; 99 % of codes equal)."""
-        self.hasty = True
-        try:
-            yield
-        finally:
-            self.hasty = False
 
     def half(self) -> torch.autocast:
         """The frozen tokenizer's precision: bfloat16 passes on a GPU (E.3, F.2), float32 on a CPU.
 
         A tokenizer frozen the fast way minds its precision itself.
         """
-        wanted = self.device.type == "cuda" or (self.hasty and fast_bfloat16(self.device.type))
-        wanted = wanted and not is_fast(self.tokenizer)
+        wanted = self.device.type == "cuda" and not is_fast(self.tokenizer)
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=wanted)
 
     def action_bins(self, clips: Sequence[Clip]) -> Tensor:

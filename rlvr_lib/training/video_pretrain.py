@@ -54,8 +54,7 @@ class FrameSequences(Dataset):
         self.task, self.source, self.length, self.seed, self.history = task, source, length, seed, history
         self.codes: dict[str, Tensor] = {}
         for name in track(source.names, label=f"tokenising frames ({task.layout.kind})", unit="episodes"):
-            with task.in_haste():
-                self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
+            self.codes[name] = task.codes(to_float(source.episode(name).frames).to(task.device)).cpu().short()
 
     def __len__(self) -> int:
         return self.length
@@ -101,7 +100,7 @@ class ContextSequences(Dataset):
         longest = max(map(len, clips))
         filled = [torch.cat([clip, clip[-1:].expand(longest - len(clip), -1, -1, -1)]) for clip in clips]
         frames = torch.stack(filled).to(self.task.device)
-        with torch.no_grad(), self.task.in_haste(), self.task.half():
+        with torch.no_grad(), self.task.half():
             contexts, codes = self.task.tokenizer.encode(frames[:, 0], frames)
         for (name, at), clip, context, own in zip(jobs, clips, contexts.cpu(), codes.cpu(), strict=True):
             self.codes.setdefault(name, {})[at] = context.short(), own[: len(clip)].short()
