@@ -30,7 +30,8 @@ from trl import GRPOTrainer
 
 from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, grpo_config
+from rlvr_lib.training.grpo import GroupedGRPOTrainer
+from rlvr_lib.training.grpo_settings import grpo_config
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -31,7 +31,8 @@ from trl import GRPOTrainer
 
 from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, grpo_config
+from rlvr_lib.training.grpo import GroupedGRPOTrainer
+from rlvr_lib.training.grpo_settings import grpo_config
 
 B, G, P, R, V = 32, 5, 180, 60, 1500
 PAD, EOS = V - 2, V - 1

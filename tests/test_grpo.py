@@ -15,7 +15,8 @@ from trl import GRPOTrainer
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, train_from_last
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback
+from rlvr_lib.training.grpo_settings import grpo_config
 
 V, EOS, PAD, G = 40, 39, 38, 3
 SETTINGS = dict(

@@ -8,23 +8,20 @@ tests hold this class against the unmodified trainer. Text and video use the sam
 Differs from the paper: advantages divide by std + 1e-4 (TRL; paper 1e-6), the KL term is not clamped at 10.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.progress import say
-from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.training.checkpoints import ResumableSampler
 from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo_monitor import HealthCheck, MetricsCallback, updates_per_rollout
@@ -32,67 +29,7 @@ from rlvr_lib.training.shared_prompt import base_model, disagreement, enable, sh
 
 _CPU_PASS_TOKENS = 2048
 
-__all__ = ["GroupedGRPOTrainer", "HealthCheck", "MetricsCallback", "grpo_config"]
-
-
-def grpo_config(
-    settings: Any, output_dir: str | Path, seed: int, device: str | torch.device = "cpu", **overrides: Any
-) -> GRPOConfig:
-    """The paper's GRPO for TRL, from a profile section such as `text_game.rlvr`.
-
-    `settings.steps` counts rollout batches; each gives prompts_per_step / prompts_per_update optimiser updates.
-    `sequences_per_micro_batch` are averaged together (per device) and must divide an update's sequences.
-    `overrides` go to `GRPOConfig` as they are.
-    """
-    cpu = torch.device(device).type == "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    sequences = settings.prompts_per_update * settings.group_size
-    micro = min(settings.sequences_per_micro_batch, sequences // world)
-    if settings.prompts_per_step % settings.prompts_per_update or sequences % (micro * world):
-        raise UserError(
-            f"prompts_per_step {settings.prompts_per_step} must be a multiple of prompts_per_update "
-            f"{settings.prompts_per_update}, and an update's {sequences} sequences a multiple of "
-            f"sequences_per_micro_batch {micro} x {world} devices"
-        )
-    updates = settings.prompts_per_step // settings.prompts_per_update
-    accumulation = sequences // (micro * world)
-    values = dict(
-        output_dir=str(output_dir),
-        seed=seed,
-        max_steps=settings.steps * updates,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=accumulation * updates,
-        num_generations=settings.group_size,
-        num_iterations=1,
-        max_completion_length=overrides.pop("max_completion_length", None) or settings.max_response,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        # Paper: token mean over a micro-batch, k3 KL as a loss term without importance weight, entropy as a bonus.
-        loss_type="bnpo",
-        beta=settings.kl_coefficient,
-        use_bias_correction_kl=False,
-        scale_rewards="group",
-        epsilon=settings.clip,
-        entropy_coef=settings.entropy_coefficient,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.grad_clip,
-        logging_steps=updates,
-        save_strategy="steps",
-        save_steps=settings.save_every * updates,
-        save_total_limit=2,
-        report_to="none",
-        use_cpu=cpu,
-        bf16=getattr(settings, "bf16", not cpu) and fast_bfloat16("cpu" if cpu else "cuda"),
-        gradient_checkpointing=not cpu,
-        dataloader_pin_memory=not cpu,
-        disable_tqdm=True,
-    )
-    return GRPOConfig(**{**values, **overrides})
+__all__ = ["GroupedGRPOTrainer", "HealthCheck", "MetricsCallback"]
 
 
 class GroupedGRPOTrainer(GRPOTrainer):

@@ -12,8 +12,9 @@ from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.training.checkpoints import train_from_last
 from rlvr_lib.training.generation import sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback
 from rlvr_lib.training.grpo_monitor import Validation
+from rlvr_lib.training.grpo_settings import grpo_config
 
 PREFIX = "validation_"
 Measure = Callable[[list[str]], dict[str, float]]  # answers in the order of the cases -> values for the log

@@ -19,8 +19,9 @@ from rlvr_lib.progress import say
 from rlvr_lib.tokens.video_layouts import Layout
 from rlvr_lib.training.checkpoints import train_from_last
 from rlvr_lib.training.generation import SampleResult, sample
-from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback, grpo_config
+from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback
 from rlvr_lib.training.grpo_monitor import Validation
+from rlvr_lib.training.grpo_settings import grpo_config
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict
 from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
