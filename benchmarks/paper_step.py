@@ -5,8 +5,7 @@
 120 or 127 million parameters, 128 prompts x 16 responses, frames of 256 x 320 (random noise), the tokenizers and
 LPIPS-VGG at their full size. A small iteration warms up (it compiles); then medians of whole ones on the wall clock,
 from drawing the clips to the last update, by part, beside the floor that the operation count of the cost model gives at
-the GPU's peak. Without a GPU use ``--tiny``: everything runs, the figures
-mean nothing.
+the GPU's peak. Without a GPU use ``--tiny``: everything runs, the figures mean nothing.
 """
 
 import argparse

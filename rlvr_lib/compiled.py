@@ -14,27 +14,36 @@ SHAPES = 256  # kernels kept per function; torch gives up after 8 and would go o
 class Compiled:
     """``function``, one fused kernel per shape on CUDA; the function itself on a CPU and inside another compilation.
 
-    The first failure is announced, and from then on the plain function runs: slower, the same result to round-off.
+    The first failure is announced, and from then on ``eager`` (by default the plain function) runs: slower, the same
+    result to round-off.
     """
 
-    def __init__(self, function: Callable[..., Any]):
-        self.function, self.failed = function, False
+    def __init__(self, function: Callable[..., Any], eager: Callable[..., Any] | None = None):
+        self.function, self.eager, self.failed = function, eager or function, False
         self._fused: Callable[..., Any] | None = None
 
     def __call__(self, *inputs: Any) -> Any:
-        if self.failed or not inputs[0].is_cuda or torch.compiler.is_compiling():
-            return self.function(*inputs)
+        if self.failed or not self.worthwhile(inputs[0]):
+            return self.eager(*inputs)
         try:
-            if self._fused is None:
-                self._fused = compiled(self.function)
-            return self._fused(*inputs)
+            return self.run(inputs)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no compiler on this machine, or one that cannot do it
+        except Exception as error:  # no compiler on this machine, or one that cannot do it; they share no class
             name = getattr(self.function, "__name__", "function")
             say(f"{name} runs uncompiled, slower: {type(error).__name__}: {str(error).strip()[-300:]}")
             self.failed = True
-            return self.function(*inputs)
+        return self.eager(*inputs)
+
+    def worthwhile(self, first: torch.Tensor) -> bool:
+        """Whether inputs like the first of them are for the compiled function."""
+        return first.is_cuda and not torch.compiler.is_compiling()
+
+    def run(self, inputs: tuple[Any, ...]) -> Any:
+        """The compiled function's result; whatever it raises means that the function is to stay eager."""
+        if self._fused is None:
+            self._fused = compiled(self.function)
+        return self._fused(*inputs)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -255,16 +255,16 @@ def test_the_softmax_made_for_a_compiler_is_the_one_in_chunks(temperature):
 
 
 def test_a_compiled_function_falls_back_and_says_so_once(monkeypatch, capsys):
-    function = fused.Compiled(lambda x: x + 1)
+    function = fused.Fused(lambda x: x + 1)
 
     monkeypatch.setattr(fused, "COMPILING", {"cpu"})
     x = torch.zeros(1 << 20)
     monkeypatch.setattr(torch, "compile", lambda _: (_ for _ in ()).throw(NotImplementedError("no compiler")))
     assert function(x).eq(1).all() and function(x).eq(1).all()
-    assert capsys.readouterr().out.count("stays eager: NotImplementedError: no compiler") == 1
-    wrong = fused.Compiled(lambda x: x + 1)
+    assert capsys.readouterr().out.count("runs uncompiled, slower: NotImplementedError: no compiler") == 1
+    wrong = fused.Fused(lambda x: x + 1)
     monkeypatch.setattr(torch, "compile", lambda f: lambda x: 1.5 * f(x))
-    assert wrong(x).eq(1).all() and not wrong.usable
+    assert wrong(x).eq(1).all() and wrong.failed
     assert "differs from the plain computation by 0.5" in capsys.readouterr().out
 
 

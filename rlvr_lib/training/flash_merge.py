@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlvr_lib.progress import say
-from rlvr_lib.training.fused import Compiled, compare
+from rlvr_lib.training.fused import Fused, compare
 
 ENGINE = os.environ.get("RLVR_ATTENTION", "flash")
 _HALF = (torch.bfloat16, torch.float16)
@@ -91,7 +91,7 @@ def _merge(prompt: Tensor, own: Tensor, prompt_sum: Tensor, own_sum: Tensor) -> 
     return (prompt + share * (own - prompt)).to(own.dtype)
 
 
-merge = Compiled(_merge)
+merge = Fused(_merge)
 
 
 def _long(x: Tensor, groups: int) -> Tensor:

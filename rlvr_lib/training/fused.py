@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvr_lib.progress import say
+from rlvr_lib.compiled import Compiled
 
 ENABLED = os.environ.get("RLVR_FUSE", "1") != "0"
 DEVICES = {"cuda"}  # where fused modules leave the eager way (tests name "cpu")
@@ -33,50 +33,38 @@ _ALLOWED = 0.02  # relative difference from eager, in norm: bfloat16 results rou
 _fused: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
-class Compiled:
-    """A function of tensors, compiled at its first use on a GPU; eager elsewhere, and after any fault.
+class Fused(Compiled):
+    """A pure function of tensors in training: one kernel for every number of tokens, its first result compared.
 
-    Args:
-        function: pure, without side effects; gets detached tensors and runs without gradients.
-        eager: what to run instead; ``function`` itself by default.
-        dim: the dimension that counts tokens: one kernel serves all its sizes.
+    It gets detached tensors and runs without gradients; ``dim`` is the dimension that counts tokens. Small inputs, and
+    all of them after a fault or a difference, go to ``eager``.
     """
 
     def __init__(self, function: Callable[..., Any], eager: Callable[..., Any] | None = None, dim: int = 0):
-        self.function, self.eager, self.dim = function, eager or function, dim
-        self.compiled: Callable[..., Any] | None = None
-        self.usable, self.checked = True, False
+        super().__init__(function, eager)
+        self.dim, self.checked = dim, False
 
     @torch.no_grad()
-    def __call__(self, *arguments: Any) -> Any:
-        arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)
-        first = arguments[0]
-        if not (ENABLED and self.usable and first.device.type in COMPILING and first.numel() >= _MIN_ELEMENTS):
-            return self.eager(*arguments)
-        try:
-            return self._run(arguments)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # a compiler's faults have no common class
-            self.usable = False
-            reason = (str(error).strip().splitlines() or [""])[0]
-            say(f"{self.function.__name__} stays eager: {type(error).__name__}: {reason[:200]}")
-        return self.eager(*arguments)
+    def __call__(self, *inputs: Any) -> Any:
+        return super().__call__(*(x.detach() if isinstance(x, Tensor) else x for x in inputs))
 
-    def _run(self, arguments: tuple) -> Any:
-        if self.compiled is None:
-            self.compiled = torch.compile(self.function)
-            self._mark(arguments)
-        result = self.compiled(*arguments)
+    def worthwhile(self, first: Tensor) -> bool:
+        return ENABLED and first.device.type in COMPILING and first.numel() >= _MIN_ELEMENTS
+
+    def run(self, inputs: tuple[Any, ...]) -> Any:
+        if self._fused is None:
+            self._fused = torch.compile(self.function)
+            self._mark(inputs)
+        result = self._fused(*inputs)
         if not self.checked:
-            compare(result, self.eager(*arguments))
+            compare(result, self.eager(*inputs))
             self.checked = True
         return result
 
-    def _mark(self, arguments: tuple) -> None:
+    def _mark(self, inputs: tuple[Any, ...]) -> None:
         """Before the first compilation: token counts may vary, all other sizes are constants of the model."""
-        size = arguments[0].shape[self.dim]
-        for x in arguments:
+        size = inputs[0].shape[self.dim]
+        for x in inputs:
             if isinstance(x, Tensor) and x.dim() > self.dim and x.shape[self.dim] == size:
                 torch._dynamo.maybe_mark_dynamic(x, self.dim)
 
@@ -133,9 +121,9 @@ def _swiglu_backward(gradient: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor
     return back.to(gate.dtype), (gradient * wide * share).to(up.dtype)
 
 
-norm_forward, norm_backward = Compiled(_norm_forward), Compiled(_norm_backward)
-swiglu_forward, swiglu_backward = Compiled(_swiglu_forward), Compiled(_swiglu_backward)
-rotate = Compiled(_rotate, dim=1)
+norm_forward, norm_backward = Fused(_norm_forward), Fused(_norm_backward)
+swiglu_forward, swiglu_backward = Fused(_swiglu_forward), Fused(_swiglu_backward)
+rotate = Fused(_rotate, dim=1)
 
 
 class RMSNorm(torch.autograd.Function):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rlvr_lib.training.fused import Compiled
+from rlvr_lib.training.fused import Fused
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # softmax work space, float32: 16 MB near the cache; 512 MB
 _COMPILED_ELEMENTS = 1 << 30  # in one kernel nothing is stored between; below 2^31 indices stay 32-bit
@@ -52,8 +52,8 @@ def _softmax_backward(logits, targets, normalisers, entropies, logp_gradient, en
     return (gradient / temperature).to(logits.dtype)
 
 
-_forward = Compiled(_softmax_forward, _eager_forward)
-_backward = Compiled(_softmax_backward, _eager_backward)
+_forward = Fused(_softmax_forward, _eager_forward)
+_backward = Fused(_softmax_backward, _eager_backward)
 
 
 class TokenStatistics(torch.autograd.Function):
