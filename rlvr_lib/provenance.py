@@ -95,16 +95,17 @@ def usable_cores() -> int:
 def fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 passes pay on ``cpu`` or ``cuda``; says so in one line where they do not.
 
-    Processors without AVX-512-BF16, AMX or their ARM counterpart emulate it, fifty times slower than float32.
+    A CPU needs matrix units (AMX, or ARM's BF16). AVX-512-BF16 alone is slower than float32 (docs/tried.md), and
+    without that it is emulated, fifty times slower.
     """
     import torch
 
     if torch.device(device).type != "cpu":
         return True
     found = torch.cpu.get_capabilities()
-    fast = any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16"))
+    fast = any(found.get(name) for name in ("amx_bf16", "amx_tile", "bf16", "sve_bf16"))
     if not fast:
-        print("float32 throughout: this processor has no bfloat16 instructions", flush=True)
+        print("float32 throughout: this processor has no matrix units for bfloat16", flush=True)
     return fast
 
 

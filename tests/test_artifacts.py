@@ -292,9 +292,9 @@ def test_large_outputs_are_not_read_again(smoke, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "instructions,fast", [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_tile": True}, True)]
+    "instructions,fast", [({"avx2": True}, False), ({"avx512_bf16": True}, False), ({"amx_tile": True}, True)]
 )
-def test_bfloat16_is_used_where_the_processor_has_it(instructions, fast, monkeypatch, capsys):
+def test_bfloat16_is_used_where_the_processor_has_matrix_units_for_it(instructions, fast, monkeypatch, capsys):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: instructions)
     fast_bfloat16.cache_clear()
     assert fast_bfloat16("cpu") is fast and fast_bfloat16("cuda:1") is True
