@@ -4,7 +4,6 @@ Both are log-bilinear rankers over a few hand-written facts (does a name stand i
 done last). The paper's agent asks DeepSeek-V3 instead; these make an agent that plans for real without a network.
 """
 
-import ast
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,8 @@ BUCKETS = 1 << 15
 LONGEST_SPAN = 6  # words of the goal that are typed at most
 MOST_WORDS = 40
 _LINE = re.compile(r"""\s*\[(\d{1,9})\] (\S+) ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(.*)""")
+_ESCAPED = re.compile(r"\\(.)")
+_WORD = re.compile(r"\w+")
 _PROPERTY = re.compile(r" ([A-Za-z]+): ")
 CLICKABLE = frozenset({"link", "button", "checkbox", "tab", "option", "radio", "StaticText", "textbox", "searchbox"})
 CLICKABLE |= {"combobox", "menuitem", "switch", "treeitem", "spinbutton", "slider", "generic", "img", "image"}
@@ -46,10 +47,7 @@ def read_item(line: str) -> Item | None:
     match = _LINE.match(line)
     if match is None:
         return None
-    try:
-        name = str(ast.literal_eval(match[3]))
-    except (ValueError, SyntaxError):
-        name = match[3][1:-1]
+    name = _ESCAPED.sub(r"\1", match[3][1:-1])
     parts = _PROPERTY.split(match[4])
     return Item(int(match[1]), match[2], name, dict(zip(parts[1::2], parts[2::2], strict=False)))
 
@@ -60,7 +58,7 @@ def items(page: str) -> list[Item]:
 
 
 def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return _WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,26 @@ class Goal:
         return _match(self.text, text)
 
 
+@lru_cache(maxsize=10_000)
+def _known(goal: str) -> tuple[str, str, frozenset[str]]:
+    """A goal in small letters, its words in a row, the set of them."""
+    found = words(goal)
+    return goal.lower(), f" {' '.join(found)} ", frozenset(found)
+
+
 @lru_cache(maxsize=200_000)
 def _match(goal: str, text: str) -> str:
-    plain, low = text.strip().lower(), goal.lower()
+    plain = text.strip().lower()
     if not plain:
         return "empty"
+    low, row, known = _known(goal)
+    own = words(plain)
     if f'"{plain}"' in low:
         return "quoted"
-    if len(plain) > 1 and re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", low):
+    if own and f" {' '.join(own)} " in row:
         return "whole"
-    known, own = set(words(goal)), [word for word in words(text) if len(word) > 2]
-    share = sum(word in known for word in own) / len(own) if own else 0.0
+    long = [word for word in own if len(word) > 2]
+    share = sum(word in known for word in long) / len(long) if long else 0.0
     return "most" if share >= 0.6 else "some" if share > 0.2 else "none"
 
 
