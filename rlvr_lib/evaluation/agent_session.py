@@ -6,7 +6,7 @@ failed episode; the next episode gets a new browser, and no process stays behind
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rlvr_lib.progress import say
@@ -51,11 +51,15 @@ class Session:
         self.server = web_tasks.make_server()
         self.browser: Browser | None = None
         self.used = 0
-        self.fault = ""
+        self.fault = self.refused = ""
+        self.case = Case("", 0)
+        self.previous: list[Action] = []
+        self.page = Page("", "", ())
+        self.numbering = Numbering()
 
     def begin(self, case: Case) -> bool:
         """Start an episode; False when it failed."""
-        self.fault, self.case, self.previous = "", case, []  # type: list[Action]
+        self.fault, self.case, self.previous = "", case, []
         return self._safely(self._begin)
 
     def _begin(self) -> None:
@@ -67,10 +71,10 @@ class Session:
         self.task = web_tasks.begin(self.browser, self.server, self.case.name, self.case.seed)
         self._look()
 
-    def _look(self) -> None:
+    def _look(self, numbering: Numbering | None = None) -> None:
         assert self.browser is not None
-        self.numbering = Numbering()
-        self.page: Page = self.browser.look().page(self.numbering)
+        self.numbering = numbering or Numbering()
+        self.page = self.browser.look().page(self.numbering)
 
     def observation(self) -> Observation:
         """What the roles get to see."""
@@ -79,16 +83,21 @@ class Session:
             self.task.goal, self.page.url, self.page.text, previous, case=self.case.name, seed=self.case.seed
         )
 
-    def act(self, action: Action) -> bool:
-        """Do it and look again; False when the episode failed."""
-        return self._safely(lambda: self._act(action))
+    def act(self, action: Action, numbering: Numbering | None = None) -> bool:
+        """Do it and look again, with new numbers or with those of ``numbering``; False when the episode failed."""
+        return self._safely(lambda: self._act(action, numbering))
 
-    def _act(self, action: Action) -> None:
+    def _act(self, action: Action, numbering: Numbering | None) -> None:
         assert self.browser is not None
         self.refused = self.browser.act(action, self.page)
         self.previous.append(action)
         time.sleep(self.pause_s)
-        self._look()
+        self._look(numbering)
+
+    def renumber(self) -> None:
+        """Number the page's elements from 1 again, as every step does."""
+        self.numbering = Numbering()
+        self.page = replace(self.page, nodes=self.numbering(self.page.nodes))
 
     def over(self) -> bool:
         """Whether the page itself has ended the episode."""
@@ -146,18 +155,28 @@ class OracleWorldModel:
 
     def predict(self, seen: Sequence[Observation], actions: Sequence[str]) -> list[str]:
         """What really changes, in the answer format; empty where the second browser failed."""
-        return [self._tried(one, read_action(action)) for one, action in zip(seen, actions, strict=True)]
+        # Last ones first: the most frequent proposal, which is often chosen, leaves the browser where it is needed next.
+        pairs = list(zip(seen, actions, strict=True))
+        return [self._tried(one, read_action(action)) for one, action in reversed(pairs)][::-1]
 
     def _tried(self, seen: Observation, action: Action) -> str:
         session = self.session
-        well = session.begin(Case(seen.case, seen.seed))
-        well = well and all(session.act(read_action(text)) for text in seen.previous)
-        before, numbering = (session.page, session.numbering) if well else (None, None)
-        if well and before is not None and session.act(action) and session.browser is not None:
-            return changes(before, session.browser.look().page(numbering)).text
+        if self._reach(seen):
+            before, numbering = session.page, session.numbering
+            if session.act(action, numbering):
+                return changes(before, session.page).text
         self.faults += 1
         say(f"oracle: {seen.key} could not be replayed: {session.fault}")
         return ""
+
+    def _reach(self, seen: Observation) -> bool:
+        """Bring the second browser to where the episode is; it may be there already."""
+        session, case = self.session, Case(seen.case, seen.seed)
+        there = tuple(map(str, session.previous)) == seen.previous and session.case == case
+        if there and session.browser is not None and not session.fault:
+            session.renumber()
+            return True
+        return session.begin(case) and all(session.act(read_action(text)) for text in seen.previous)
 
     def close(self) -> None:
         self.session.close()

@@ -53,8 +53,10 @@ class View:
         match, state = goal.match(item.name), _state(goal, item)
         head = f"{kind} {item.role}"
         before, after = (self.page[place] if 0 <= place < len(self.page) else None for place in (at - 1, at + 1))
-        around = [f"{side} {one.role} {goal.match(one.name)}" if one else f"{side} edge" for side, one in
-                  (("before", before), ("after", after))]
+        around = [
+            f"{side} {one.role} {goal.match(one.name)}" if one else f"{side} edge"
+            for side, one in (("before", before), ("after", after))
+        ]
         rank = sum(other.role == item.role for other in self.page[:at])
         same = sum(other.role == item.role and goal.match(other.name) == match for other in self.page[:at])
         label = before.name.lower()[:24] if before else ""
@@ -92,7 +94,10 @@ class View:
                     [
                         *(f"page {item.role} {self.goal.match(left.name)}", f"page label {left.name.lower() in label}"),
                         *(f"page {item.role} {left.role}", f"page {self.goal.kind} {left.name[:16]}"),
-                        *(f"page {item.role} {self.goal.match(item.name)}", f"page {kind} {item.role} {self.goal.kind}"),
+                        *(
+                            f"page {item.role} {self.goal.match(item.name)}",
+                            f"page {kind} {item.role} {self.goal.kind}",
+                        ),
                         f"page {left.name.lower() == label.strip(': ')} {bool(left.name)}",
                     ]
                 )

@@ -69,7 +69,11 @@ def _change_facts(goal: Goal, name: str, item: Item, before: Item | None) -> lis
     head = f"{name} {item.role}"
     fresh = before is None or before.value != item.value
     return [
-        *(f"{head} {match} {state} {was}", f"{head} {match} {state} {goal.kind}", f"{head} {item.name[:24]} {goal.kind}"),
+        *(
+            f"{head} {match} {state} {was}",
+            f"{head} {match} {state} {goal.kind}",
+            f"{head} {item.name[:24]} {goal.kind}",
+        ),
         *(f"{head} value {value} {fresh}", f"{head} value {value} {fresh} {goal.kind}", f"{head} {state}"),
         *(f"{head} {item.name[:24]} value {value} {goal.kind}", f"{name} {words(item.name)[:3]} {goal.kind}"),
     ]
@@ -101,9 +105,7 @@ def value_choices(steps: Sequence[WebTransition], most: int, seed: int) -> list[
     return found
 
 
-def train_value(
-    steps: Sequence[WebTransition], most: int, epochs: int, seed: int
-) -> tuple[Ranker, dict[str, float]]:
+def train_value(steps: Sequence[WebTransition], most: int, epochs: int, seed: int) -> tuple[Ranker, dict[str, float]]:
     """The value model trained on at most ``most`` recorded training steps, and facts for the record."""
     choices = value_choices(steps, most, seed)
     model, loss = train_ranker(choices, epochs, seed + 2)
