@@ -39,8 +39,8 @@ class WebAgent(_Section):
     )
     repeated: Annotated[int, Field(ge=1)] = Field(description="Equal actions before a forced stop; code: 5 (spec C.3).")
     stop_rule: Literal["released", "action", "most_frequent"] = Field(
-        description="Stop at once when a kept proposal holds the letters stop (released), is a stop action, or when the "
-        "most frequent one is (spec C.2, D.28)."
+        description="Stop at once when a kept proposal holds the letters stop (released), is a stop action, or when "
+        "the most frequent one is (spec C.2, D.28)."
     )
     unparsable_scores: Literal["released", "left_out"] = Field(
         description="Unreadable scores count as 0 (released), or are left out of the mean (spec C.2)."

@@ -26,7 +26,7 @@ class Endpoint:
         self.spent_usd, self.tokens_in, self.tokens_out, self.failed = 0.0, 0, 0, 0
 
     def ask(self, questions: Sequence[Messages], label: str) -> list[str]:
-        """A text for each question, empty for one that kept failing; UserError when the run has to end (budget, key)."""
+        """A text for each question, empty for one that kept failing; UserError when the run must end (budget, key)."""
         requests = [(f"{number}", messages) for number, messages in enumerate(questions)]
         run = self.client.ask_all(requests, self.cache, label=f"agent, {label}")
         self.spent_usd = run.spent_usd

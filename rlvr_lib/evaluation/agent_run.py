@@ -172,7 +172,7 @@ def _side_by_side(
 
 
 def write_arm(folder: Path, arm: str, records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """``folder``/<arm>.jsonl (all of it) and <arm>.csv (one row per case); the single files go, the table comes last."""
+    """``folder``/<arm>.jsonl (all of it) and <arm>.csv (a row per case); the single files go, the table comes last."""
     rows = pd.DataFrame([score_row(record) for record in records])
     atomic_write_text(folder / f"{arm}.jsonl", "".join(record_lines(records)))
     atomic_write_text(folder / f"{arm}.csv", rows.to_csv(index=False))

@@ -155,7 +155,7 @@ class OracleWorldModel:
 
     def predict(self, seen: Sequence[Observation], actions: Sequence[str]) -> list[str]:
         """What really changes, in the answer format; empty where the second browser failed."""
-        # Last ones first: the most frequent proposal, which is often chosen, leaves the browser where it is needed next.
+        # Last ones first: the most frequent proposal is often chosen, and leaves the browser where it is needed next.
         pairs = list(zip(seen, actions, strict=True))
         return [self._tried(one, read_action(action)) for one, action in reversed(pairs)][::-1]
 

@@ -79,7 +79,7 @@ class View:
         rank = sum(item.role in TYPED for item in self.page[:at])
         rows: dict[str, list[str]] = {}
         for text, before, after in spans(self.goal.text) if kind != "answer" else ():
-            shape = f"{min(len(text.split()), 5)} {text[:1].isupper()} {text.isdigit()} {'quote' == after}"
+            shape = f"{min(len(text.split()), 5)} {text[:1].isupper()} {text.isdigit()} {after == 'quote'}"
             rows[text] = [
                 *(f"text {before}", f"text {after}", f"text {before} {after}", f"text {shape}"),
                 *(f"text {self.goal.kind} {before} {after}", f"text {self.goal.kind} {before} {after} {label}"),

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 from rlvr_lib.worlds.web_actions import read_action
@@ -130,7 +131,7 @@ def context(goal: Goal, url: str, page: Sequence[Item], previous: Sequence[str])
 
 def _said(goal: Goal, page: Sequence[Item]) -> Iterator[str]:
     """What the page reports (the text after a status node), and how it stands to the goal."""
-    for item, after in zip(page, page[1:], strict=False):
+    for item, after in pairwise(page):
         if item.role == "status":
             yield f"{words(after.name)[:3]} {goal.match(after.name)}"
 

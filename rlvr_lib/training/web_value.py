@@ -1,6 +1,6 @@
-"""The local roles after the world model: key changes, the next state in words, and a learnt value of it (C.2, 8 to 10).
+"""The local roles after the world model: key changes, the next state in words, and a learnt value (C.2, 8 to 10).
 
-The value sees what C.2 gives to it: goal, address, page, previous actions and the *predicted* changes. The action itself
+The value sees what C.2 gives to it: goal, address, page, previous actions and the *predicted* changes. The action
 enters only through its predicted changes, so a wrong prediction misleads it. It is trained on what actions of the
 recorded training steps really did; at planning time nothing but a world model's answer reaches it.
 """
@@ -124,7 +124,7 @@ class LearntValue:
         """``count`` replies for each predicted next state."""
         choices = [Choice(value_facts(one, state), SCALE) for one, state in zip(seen, states, strict=True)]
         found = []
-        for one, state, chances in zip(seen, states, self.model.probabilities(choices), strict=True):
+        for one, chances in zip(seen, self.model.probabilities(choices), strict=True):
             # Equal predictions get equal draws: no candidate wins by luck alone.
             number = Random(f"value/{self.seed}/{one.key}").getrandbits(40)
             generator = torch.Generator().manual_seed(number)
