@@ -59,9 +59,7 @@ def evaluate_agents(folder: Path, profile: Profile, roles: Path, models: Mapping
     UserError without a browser, and for ``world: webarena``, which is not wired up here.
     """
     settings = profile.web_page.agent
-    if settings.world == "webarena":
-        raise UserError(f"web_page.agent.world: webarena needs BrowserGym and the hosted sites ({EXTRA}); set local")
-    if why := why_no_browser():
+    if why := why_not_run(profile):
         raise UserError(why)
     left = [arm for arm in ARMS if not (folder / f"{arm}.csv").exists()]
     if len(left) < len(ARMS):
@@ -71,6 +69,13 @@ def evaluate_agents(folder: Path, profile: Profile, roles: Path, models: Mapping
         facts[arm] = found
         say(f"agent: {arm} done in {found['seconds']} s")
     return {"arms": facts, "instances": settings.instances, "substitutions": _substitutions(settings)}
+
+
+def why_not_run(profile: Profile) -> str:
+    """Empty when the arms can run, else the reason and the remedy on one line."""
+    if profile.web_page.agent.world == "webarena":
+        return f"web_page.agent.world: webarena needs BrowserGym and the hosted sites ({EXTRA}); or set local"
+    return why_no_browser()
 
 
 def _substitutions(settings: Any) -> list[str]:
@@ -169,4 +174,13 @@ def _world_model(arm: str, profile: Profile, models: Mapping[str, Path], cache: 
     return LocalWorldModel(model, task, settings.max_response, settings.temperature, settings.top_p, profile.seed)
 
 
-__all__ = ["ARMS", "ORACLE", "POLICY_ARMS", "evaluate_agents", "make_planner", "train_roles", "uses_endpoint"]
+__all__ = [
+    "ARMS",
+    "ORACLE",
+    "POLICY_ARMS",
+    "evaluate_agents",
+    "make_planner",
+    "train_roles",
+    "uses_endpoint",
+    "why_not_run",
+]
