@@ -16,6 +16,7 @@ from rlvr_lib.worlds.web_actions import Action, read_action
 from rlvr_lib.worlds.web_policy import TYPED
 from rlvr_lib.worlds.web_transitions import WebTransition
 
+TEXT_PASSES = 3
 ANSWERING = ("cell", "link", "StaticText")
 Option = tuple[str, int | None]  # kind of action, number of the element
 
@@ -146,7 +147,7 @@ def train_policy(
     pairs = [teacher_choices(item) for item in chosen]
     first, second = ([pair[at] for pair in pairs if pair[at] is not None] for at in (0, 1))
     element, element_loss = train_ranker(first, epochs, seed)
-    text, text_loss = train_ranker(second, epochs, seed + 1)
+    text, text_loss = train_ranker(second, TEXT_PASSES * epochs, seed + 1)  # few steps type something
     facts = {"steps": len(first), "texts": len(second), "loss_element": element_loss, "loss_text": text_loss}
     return {"element": element, "text": text}, facts
 
