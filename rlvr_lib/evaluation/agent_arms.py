@@ -130,7 +130,7 @@ def make_planner(arm: str, profile: Profile, roles: Path, models: Mapping[str, P
     """The roles of an arm as the profile says. ``policy`` asks once and does it; ``policy_vote`` takes the most
     frequent of as many proposals as planning gets."""
     settings = profile.web_page.agent
-    chat = chat_endpoint(settings, cache / "chat.jsonl") if _asks_chat(settings) else None
+    chat: Any = chat_endpoint(settings, cache / "chat.jsonl") if _asks_chat(settings) else None
     local = (
         load_local_roles(roles, settings.temperature, profile.seed) if (roles / "value.safetensors").exists() else ()
     )

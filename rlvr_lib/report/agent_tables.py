@@ -102,7 +102,7 @@ def agent_caption(warnings: Sequence[str], profile: str, seed: int, stage: Stage
         f"Profile {profile}, seed {seed if stage.seed is None else stage.seed}.",
         ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if value is not None) + ".",
         "Every arm runs the same seeded instances, none of which was trained on. The oracle tries actions in a second",
-        "browser and is an upper bound, no world model. Seconds are those of deciding (the oracle's with its second browser, the agent's browser left out).",
+        "browser and is an upper bound, no world model. Seconds are those of deciding, with the oracle's second browser, without the first.",
         "Brackets: 95 % percentile bootstrap over instances. The paper's numbers are of 812 WebArena tasks with",
         "DeepSeek-V3; levels are not comparable.",
         provenance_text(stage.provenance) or "Provenance not recorded.",
