@@ -138,6 +138,13 @@ def missing(profile: Profile) -> list[str]:
         lacks.append("the ByteSized32 files (set text_game.data.root or RLVR_SHARED_DATA)")
     if profile.web_page.data.source == "webarena" and public_pages(profile) is None:
         lacks.append("the WebArena transitions (set web_page.data.root or RLVR_SHARED_DATA)")
+    agent = profile.web_page.agent
+    if agent.world == "local" and why_no_browser():
+        lacks.append("a browser for notebook 23 (rlvr get-browser)")
+    if agent.world == "webarena":
+        lacks.append("WebArena's hosted sites and BrowserGym for notebook 23 (or web_page.agent.world=local)")
+    if agent.policy == "endpoint":
+        lacks.append(f"a key for {agent.endpoint.base_url} in RLVR_AGENT_API_KEY (not checked)")
     if game.teacher.kind == "endpoint":
         lacks.append(f"a key for {game.teacher.base_url} (not checked)")
     video = profile.video

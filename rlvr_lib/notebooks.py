@@ -42,6 +42,7 @@ NOTEBOOKS = (
     Notebook("20_web_page_data", uses=("web_page",)),
     Notebook("21_web_page_sft", after=("20",), uses=("web_page",)),
     Notebook("22_web_page_rlvr", after=("21",), uses=("web_page",)),
+    Notebook("23_web_agent", after=("22",), uses=("web_page",)),
     Notebook("30_robot_video_data", uses=("video",)),
     Notebook("31_visual_tokenizers", after=("30",), uses=("video",)),
     Notebook("32_video_pretraining", after=("31",), uses=("video",)),

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rlvr_lib.profile_schema_agent import WebAgent
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -271,3 +273,4 @@ class WebPage(Section):
     sft: SFT = Field(description="Supervised fine-tuning on the recorded answers (spec 0.3, B.3).")
     rlvr: RLVR = Field(description="GRPO with F1 (spec 0.2, 0.3, B.6).")
     evaluation: WebPageEvaluation = Field(description="Table 2 (spec B.7).")
+    agent: WebAgent = Field(description="The agent that plans with the world models (spec C).")

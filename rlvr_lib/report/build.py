@@ -17,7 +17,7 @@ from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import figures, video_claims, video_figures, video_rlvr_figures
+from rlvr_lib.report import agent_tables, figures, video_claims, video_figures, video_rlvr_figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
@@ -148,7 +148,8 @@ def weights_text(stages: list[StageRecord]) -> str:
 
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
-    return [*_text_game_tables(report, runs), *_web_tables(report, runs), *_video_tables(report, runs)]
+    web = [*_web_tables(report, runs), *_agent_tables(report, runs)]
+    return [*_text_game_tables(report, runs), *web, *_video_tables(report, runs)]
 
 
 def _text_game_tables(report: Report, runs: Path) -> list[Table]:
@@ -176,6 +177,18 @@ def _web_tables(report: Report, runs: Path) -> list[Table]:
     variant = setting([stage], "web_page.evaluation.variant") or "not recorded"
     caption = f"{table_caption(report, stage, 'web_page')} F1 where both sides are empty: variant {variant}."
     return [table2(scores, report.seed, left_out, caption), by_site(scores, report.seed, caption)]
+
+
+def _agent_tables(report: Report, runs: Path) -> list[Table]:
+    """The web agent's table; without a browser the command that mends it stands among what is missing."""
+    folder = runs / agent_tables.STAGE
+    scores, left_out = agent_tables.load_arms(folder)
+    if not scores:
+        report.missing.append(f"Web agent (notebook 23): not run: {agent_tables.why_not(folder)}")
+        return []
+    stage = next((stage for stage in report.stages if stage.name == folder.name), StageRecord(folder.name))
+    caption = agent_tables.agent_caption(report.warnings, report.profile, report.seed, stage)
+    return [agent_tables.agent_table(scores, report.seed, left_out, caption)]
 
 
 def _video_tables(report: Report, runs: Path) -> list[Table]:
@@ -313,6 +326,6 @@ def export_reference(profile: "Profile", name: str = "reference") -> Path:
     chosen += [*sorted(source.glob("tables/*")), *sorted(source.glob("figures/*.png"))]
     for path in chosen:
         atomic_write_bytes(target / path.relative_to(source), path.read_bytes())
-    for path in sorted(runs.glob("*_evaluation/*.csv")):
+    for path in sorted([*runs.glob("*_evaluation/*.csv"), *runs.glob(f"{agent_tables.STAGE}/*.csv")]):
         atomic_write_bytes(target / "scores" / path.parent.name / path.name, path.read_bytes())
     return target

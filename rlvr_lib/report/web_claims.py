@@ -1,10 +1,14 @@
-"""The claim about web pages, C3: RLVR raises F1, precision most (paper, Table 2). Paired over the same transitions."""
+"""The claims about web pages (paper, Table 2): C3, RLVR raises F1, precision most; C4, the agent succeeds more often.
+
+Paired over the same transitions and the same task instances.
+"""
 
 from dataclasses import replace
 
 import pandas as pd
 
 from rlvr_lib.evaluation.statistics import paired_difference
+from rlvr_lib.report.agent_tables import ARM_LABELS, STAGE, difference, load_arms
 from rlvr_lib.report.claims import Evidence, Outcome, Part, claim, context, verdict
 from rlvr_lib.report.scores import WEB_LABELS
 
@@ -38,3 +42,21 @@ def _more_precision(sft: pd.DataFrame, rlvr: pd.DataFrame, seed: int) -> Part:
     before, after = (frame["precision"] - frame["recall"] for frame in seen)
     gap = paired_difference(before, after, seed)
     return Part("precision gain minus recall gain", gap, verdict(gap))
+
+
+@claim("C4")
+def the_agent_succeeds_more_often(evidence: Evidence) -> Outcome:
+    """Success of planning with the RLVR world model minus the SFT one; the policy alone and the oracle are context."""
+    scores, left_out = load_arms(evidence.runs / STAGE)
+    missing = [arm for arm in ("sft", "rlvr") if arm not in scores]
+    if missing:
+        return [], left_out[missing[0]]
+    gap = difference(scores, "sft", "rlvr", evidence.seed)
+    if gap is None:
+        return [], "the two arms ran different instances"
+    parts = [Part("success", gap, verdict(gap))]
+    for a, b in (("policy_vote", "rlvr"), ("policy_vote", "sft"), ("policy_vote", "oracle"), ("rlvr", "oracle")):
+        other = difference(scores, a, b, evidence.seed)
+        if other is not None:
+            parts.append(Part(f"{ARM_LABELS[b]}, minus {ARM_LABELS[a]}", other, verdict(other), decides=False))
+    return parts, ""
