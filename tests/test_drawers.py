@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.worlds.drawers import GRADES, DrawerScene, Recording, prepare_worker, record_episode, record_set
+from rlvr_lib.worlds.drawers import (
+    GRADES,
+    TASKS,
+    DrawerScene,
+    Recording,
+    cast_of,
+    prepare_worker,
+    record_episode,
+    record_set,
+)
 from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.video_episodes import EpisodeSet, load_episode
 
@@ -88,3 +97,13 @@ def test_better_grades_succeed_more_often():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         expert, bad = pool.map(_outcomes, ["expert", "bad"])
     assert sum(expert) >= 7 and sum(bad) <= sum(expert) - 2
+
+
+@pytest.mark.parametrize("every", [2, 3, 10, 20])
+def test_every_split_has_all_tasks_and_grades(every):
+    kinds = [cast_of(3, number) for number in range(800)]
+    for part in (kinds[::every], [kind for number, kind in enumerate(kinds) if number % every]):
+        shares = [part.count((task, grade)) / len(part) for task in TASKS for grade in GRADES]
+        assert min(shares) > 0.01 and max(shares) < 0.25
+    assert all(len(set(kinds[first : first + 10])) == 10 for first in range(0, 800, 10))
+    assert kinds != [cast_of(4, number) for number in range(800)]

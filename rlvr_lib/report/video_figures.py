@@ -78,7 +78,7 @@ def codebook_use(counts: Mapping[str, NDArray], path: Path | str | None = None) 
         ax.loglog(np.arange(1, len(shares) + 1), shares, color=BLUE)
         ax.axhline(1 / len(count), color=BLACK, linestyle=":", linewidth=1)
         ax.annotate("even use", (1, 1 / len(count)), xytext=(2, 3), textcoords="offset points", fontsize=8)
-        ax.set(title=f"{label}: {len(shares)} of {len(count)} codes, perplexity {perplexity:.0f}")
+        ax.set(title=f"{label.replace('_', '-')}: {len(shares)} of {len(count)} codes, perplexity {perplexity:.0f}")
         ax.set(xlabel="rank of the code", ylabel="share of tokens")
     return _finish(figure, path)
 
@@ -111,7 +111,7 @@ def figure3_likelihood(
     for (above, below), (name, records) in zip(grid.T, logs.items(), strict=True):
         _line(above, records, "loss", ORANGE, "training", faint=True)
         _line(above, records, "eval_loss", BLUE, "held out")
-        above.set(title=name, ylabel="loss (nats per id)")
+        above.set(title=name.replace("_", "-"), ylabel="loss (nats per id)")
         above.legend()
         _line(below, records, "eval_perceptual", BLUE, "sampled prediction")
         for colour, (label, value) in zip(

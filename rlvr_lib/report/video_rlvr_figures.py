@@ -59,7 +59,7 @@ def figure3(
         if len(further[0]):
             left.plot(further[0] + (steps[-1] if len(steps) else 0), further[1], color=GREEN, marker="s", markersize=3,
                       label="likelihood goes on")  # fmt: skip
-        left.set(title=name, xlabel="likelihood updates", ylabel=metric)
+        left.set(title=name.replace("_", "-"), xlabel="likelihood updates", ylabel=metric)
         right.plot(
             *series(rlvr.get(name, ()), "validation_lpips"), color=VERMILION, marker="o", markersize=3, label="RLVR"
         )

@@ -22,7 +22,7 @@ from rlvr_lib.progress import say, track
 from rlvr_lib.worlds.renderers import choose_renderer, make_renderer, prepare
 from rlvr_lib.worlds.video_episodes import Episode, load_episode, save_episode, write_manifest
 
-GENERATOR = 2  # raise it when equal settings no longer give equal episodes
+GENERATOR = 3  # raise it when equal settings no longer give equal episodes
 TASKS = ("drawer-open", "drawer-close")
 # Standard deviation in metres of the error in the seen handle, by task, from good to bad.
 GRADES = {
@@ -157,7 +157,8 @@ def record_episode(scene: DrawerScene, grade: str, seed: tuple[int, ...]) -> Epi
 def record_set(folder: Path, episodes: int, recording: Recording, workers: int = 1) -> dict[str, Any]:
     """Record episodes 0..n-1 into ``folder``; whole ones that are there already are kept. Returns facts of the set.
 
-    Tasks and grades take turns. A folder begun with other settings (another renderer above all) is a UserError.
+    Tasks and grades as :func:`cast_of` says. A folder begun with other settings (another renderer above all) is a
+    UserError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _same_recording(folder / NOTE, asdict(recording))
@@ -197,9 +198,18 @@ def prepare_worker(renderer: str) -> None:
 _scenes: dict[tuple[str, Recording], DrawerScene] = {}  # one per process and task: making one takes a second
 
 
+def cast_of(seed: int, number: int) -> tuple[str, str]:
+    """Task and grade of an episode. Ten in a row hold each pair once, in an order of their own.
+
+    In a fixed order every n-th episode, which is how test sets are drawn (A.1), would always be of the same few kinds.
+    """
+    kinds = [(task, grade) for grade in GRADES for task in TASKS]
+    block, place = divmod(number, len(kinds))
+    return kinds[np.random.default_rng((seed, block, len(kinds))).permutation(len(kinds))[place]]
+
+
 def _record_one(folder: Path, recording: Recording, number: int) -> None:
-    task = TASKS[number % len(TASKS)]
-    grade = list(GRADES)[number // len(TASKS) % len(GRADES)]
+    task, grade = cast_of(recording.seed, number)
     if (task, recording) not in _scenes:
         _scenes[task, recording] = DrawerScene(task, recording)
     episode = record_episode(_scenes[task, recording], grade, (recording.seed, number))
