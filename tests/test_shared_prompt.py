@@ -202,6 +202,27 @@ def test_token_statistics_gradient_in_several_chunks(monkeypatch):
     assert torch.autograd.gradcheck(lambda x: TokenStatistics.apply(x, targets, 0.8), (logits,))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_log_probabilities_are_the_same_without_entropies(kind):
+    model, (ids, mask, width) = tiny(kind), batch(*SHAPES["unequal lengths"])
+    both, alone = (shared_logprobs(model, ids, mask, width, entropy=entropy)[0] for entropy in (True, False))
+    assert torch.equal(both, alone)
+    parameters = list(model.parameters())
+    pair = [torch.autograd.grad(logps.square().sum(), parameters, retain_graph=True) for logps in (both, alone)]
+    assert all(torch.equal(*gradients) for gradients in zip(*pair, strict=True))
+
+
+def test_a_gradient_that_leaves_entropies_out_is_the_same_as_one_with_zeros():
+    logits = torch.randn(5, 7, dtype=torch.double, requires_grad=True)
+    targets = torch.tensor([0, 6, 3, 3, 1])
+    logps, entropies = TokenStatistics.apply(logits, targets, 0.8)
+    (found,) = torch.autograd.grad(logps.sum(), logits, retain_graph=True)
+    (with_entropy,) = torch.autograd.grad(logps.sum() + 1e-300 * entropies.sum(), logits)
+    expected = (torch.nn.functional.one_hot(targets, 7) - (logits / 0.8).softmax(-1)) / 0.8
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(with_entropy, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_enabled_model_is_plain_sdpa_without_a_layout_and_saves_a_standard_config(tmp_path):
     model, (ids, mask, _) = tiny("qwen2", torch.float32), batch(*SHAPES["unequal lengths"])
     other = copy.deepcopy(model)

@@ -288,12 +288,9 @@ class GroupedGRPOTrainer(GRPOTrainer):
             parts = []
             for rows in chunks:
                 ids, mask = input_ids[rows], attention_mask[rows]
+                options = {"pass_tokens": _CPU_PASS_TOKENS if alone else None, "entropy": compute_entropy}
                 with self.accelerator.autocast():
-                    parts.append(
-                        shared_logprobs(
-                            model, ids, mask, logits_to_keep, self.temperature, _CPU_PASS_TOKENS if alone else None
-                        )
-                    )
+                    parts.append(shared_logprobs(model, ids, mask, logits_to_keep, self.temperature, **options))
             logps, entropies = (torch.cat(part) for part in zip(*parts, strict=True))
             result = logps, entropies if compute_entropy else None, None
         self.counts["log-probability passes"] += len(chunks)

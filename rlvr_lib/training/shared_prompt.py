@@ -256,8 +256,11 @@ def shared_logprobs(
     response_width: int,
     temperature: float = 1.0,
     pass_tokens: int | None = None,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (rows, R) of the response tokens; 0 at padding. float32 (float64 for float64).
+
+    Without ``entropy`` the second is meaningless: on a CPU it takes a third of the softmax.
 
     `model` may be wrapped (PEFT, DDP); it is switched to the shared-prompt attention function. With `pass_tokens`, the
     rows are cut between groups into forward passes of about that many tokens: on a CPU, activations that stay in the
@@ -268,7 +271,7 @@ def shared_logprobs(
     parts = []
     for rows in _passes(input_ids, attention_mask, response_width, pass_tokens):
         layout = PackedLayout(input_ids[rows], attention_mask[rows], response_width)
-        with _scoring_head(model, layout.targets, temperature):
+        with _scoring_head(model, layout.targets, temperature, entropy):
             scores = model(
                 input_ids=layout.input_ids,
                 position_ids=layout.position_ids,
@@ -283,7 +286,7 @@ def shared_logprobs(
         if _head_is_last(model):
             statistics = scores.unbind(-1)
         else:
-            statistics = TokenStatistics.apply(scores, layout.targets, temperature)
+            statistics = TokenStatistics.apply(scores, layout.targets, temperature, entropy)
         parts.append([x.new_zeros(layout.scored.shape).masked_scatter(layout.scored, x) for x in statistics])
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
@@ -293,7 +296,7 @@ def _head_is_last(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _scoring_head(model: nn.Module, targets: Tensor, temperature: float) -> Iterator[None]:
+def _scoring_head(model: nn.Module, targets: Tensor, temperature: float, entropy: bool) -> Iterator[None]:
     """Let the head give (1, M, 2) log-probabilities and entropies for (1, M, V) logits, where that ends the model.
 
     Else what wraps the model (mixed precision in accelerate) copies the logits to float32, and their gradient back.
@@ -303,7 +306,7 @@ def _scoring_head(model: nn.Module, targets: Tensor, temperature: float) -> Iter
         return
 
     def score(_module: nn.Module, _inputs: tuple, logits: Tensor) -> Tensor:
-        return torch.stack(TokenStatistics.apply(logits.flatten(0, 1), targets, temperature), -1)[None]
+        return torch.stack(TokenStatistics.apply(logits.flatten(0, 1), targets, temperature, entropy), -1)[None]
 
     handle = base_model(model).get_output_embeddings().register_forward_hook(score)
     try:
