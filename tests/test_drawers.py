@@ -36,7 +36,7 @@ def test_a_set_is_described_and_well_formed(recorded):
     first = episodes["00000.npz"]
     assert first.frames.shape == (4, 16, 20, 3) and first.actions.shape == (4, 4)
     assert np.abs(first.actions).max() <= 1
-    cast = [(episodes[name].facts["task"], episodes[name].facts["grade"]) for name in episodes.names]
+    cast = [(episodes[name].facts["task"], episodes[name].facts["policy"]) for name in episodes.names]
     assert cast == [cast_of(RAYS.seed, number) for number in range(3)]
 
 
