@@ -9,7 +9,7 @@ from PIL import Image
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.cli import main
 from rlvr_lib.evaluation.video_scores import moving, reference_predictions, score_folders, segment_scores, summary
-from rlvr_lib.report.video_tables import COPY, against_copying, table3
+from rlvr_lib.report.video_tables import COPY, against_copying, copying_table, table3
 from rlvr_lib.tokens.action_bins import ActionBins
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
@@ -153,3 +153,18 @@ def test_table_3_by_hand():
     difference = against_copying(pd.concat([copy, base]), "base", 0)
     assert difference.mean == pytest.approx(-0.2) and difference.n == 2
     assert -0.3 - 1e-9 <= difference.low <= difference.high <= -0.1 + 1e-9
+
+
+def test_copying_is_compared_by_way_of_drawing_and_dashed_where_nothing_moves():
+    rows = [(COPY, 0.03), ("base", 0.02), ("base, temperature 0.7", 0.01), ("base, greedy", 0.03)]
+    frame = pd.DataFrame(
+        {"model": name, "segment": segment, "moving": segment < 2, "repetition": 0.0, "squares": value}
+        for name, value in rows
+        for segment in range(3)
+    )
+    still = frame.assign(moving=False)
+    table = copying_table({"single_step": frame, "multi_step": still}, 0)
+    assert [text.split()[0] for text in table["single_step"]] == ["-1.00", "-2.00", "+0.00"]
+    assert set(table["multi_step"]) == {"–"}
+    with pytest.raises(UserError, match="no test segment moves"):
+        against_copying(still, "base", 0)

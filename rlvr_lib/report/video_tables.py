@@ -18,6 +18,7 @@ from rlvr_lib.report.tables import paper_table
 TITLES = {"single_step": "Single-step prediction", "multi_step": "Multi-step prediction, seven frames"}
 SCALES = {"repetition": 100.0, "mse": 100.0, "mae": 100.0, "psnr": 1.0, "ssim": 100.0}
 HEADS = {"repetition": "repetition %", "mse": "MSE", "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+BASE = ("base", "base, temperature 0.7", "base, greedy")
 COPY = "copy last frame, through the tokenizer"
 PAPER = {"base": "base", "base, repeated samples drawn again": "base_rejection", "RLVR": "rlvr"}
 KEYS = ("model", "segment", "moving", "repetition")
@@ -102,9 +103,27 @@ def _printed(data: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def copying_table(scores: Mapping[str, pd.DataFrame], seed: int) -> pd.DataFrame:
+    """:func:`against_copying` of the base model by kind and way of drawing, times 100 with its interval, as text.
+
+    Where no segment moves (a smoke run may have none) there is a dash.
+    """
+    return pd.DataFrame(
+        {
+            kind: [
+                against_copying(frame, row, seed).text(100, 2, True) if frame["moving"].any() else EMPTY for row in BASE
+            ]
+            for kind, frame in scores.items()
+        },
+        index=list(BASE),
+    )
+
+
 def against_copying(frame: pd.DataFrame, model: str, seed: int, moving_only: bool = True) -> Interval:
     """Paired difference of the perceptual metric, ``model`` minus copying through the tokenizer; negative is better."""
     rows = frame[frame["moving"].astype(bool)] if moving_only else frame
+    if rows.empty:
+        raise UserError("no test segment moves: set video.data.test_segments higher, or moving_only=False")
     pair = [rows[rows["model"] == name].set_index("segment").sort_index() for name in (COPY, model)]
     if pair[0].empty or not pair[0].index.equals(pair[1].index):
         raise UserError(f"{model} and the copied frames were not scored on the same moving segments; evaluate again")
