@@ -17,7 +17,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from rlvr_lib.files import UserError
-from rlvr_lib.profile_schema import Count, Section, TextGame, WebPage
+from rlvr_lib.profile_fields import Count, Section
+from rlvr_lib.profile_schema import TextGame, WebPage
 from rlvr_lib.profile_schema_video import Video
 from rlvr_lib.provenance import ROOT
 

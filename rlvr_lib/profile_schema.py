@@ -5,43 +5,23 @@ through in docs/decisions.md; "our choice" has no counterpart there. A new modal
 of its own beside this one) and one field in :class:`rlvr_lib.profile.Profile`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from rlvr_lib.profile_fields import (
+    Beta,
+    Count,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    Start,
+    Whole,
+    divides,
+    even_batches,
+)
 from rlvr_lib.profile_schema_agent import WebAgent
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-Start = Literal["released", "scratch"]
-
-
-class Section(BaseModel):
-    """Immutable, strict about types, no unknown keys. Validators name the offending key first: ``"steps: ..."``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _divides(section: Section, whole: str, part: str) -> None:
-    """Raise unless the setting ``part`` divides the setting ``whole``."""
-    if getattr(section, whole) % getattr(section, part):
-        raise ValueError(
-            f"{whole}: {getattr(section, whole)} is not a multiple of {part} ({getattr(section, part)}); change either"
-        )
-
-
-def even_batches(rlvr: Any) -> None:
-    """Raise unless a rollout batch is cut evenly into updates, and an update evenly into micro-batches."""
-    _divides(rlvr, "prompts_per_step", "prompts_per_update")
-    if rlvr.prompts_per_update * rlvr.group_size % rlvr.sequences_per_micro_batch:
-        raise ValueError(
-            f"sequences_per_micro_batch: {rlvr.sequences_per_micro_batch} does not divide prompts_per_update x "
-            f"group_size ({rlvr.prompts_per_update} x {rlvr.group_size})"
-        )
 
 
 class TextGameData(Section):
@@ -94,8 +74,8 @@ class LanguageModel(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        _divides(self, "hidden", "heads")
-        _divides(self, "heads", "kv_heads")
+        divides(self, "hidden", "heads")
+        divides(self, "heads", "kv_heads")
         if (self.hidden // self.heads) % 2:
             raise ValueError(f"hidden: {self.hidden}/{self.heads} heads is odd; rotary positions need an even width")
         if self.kind == "hub" and not self.name:

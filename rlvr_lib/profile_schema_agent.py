@@ -2,42 +2,38 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from rlvr_lib.profile_fields import Count, NotNegative, Positive, Section
 
 Kind = Literal["local", "endpoint"]
 ROLES = ("policy", "extractor", "summariser", "value")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class AgentEndpoint(_Section):
+class AgentEndpoint(Section):
     base_url: str = Field(description="OpenAI-compatible endpoint of the chat roles; paper: DeepSeek's (spec C.1).")
     model: str = Field(description="Model name there; paper: DeepSeek-V3 (spec C.1).")
     world_model_url: str = Field(
         description="Endpoint of the world models, which are called sft and rlvr there (spec C.1)."
     )
-    concurrency: Annotated[int, Field(ge=1)] = Field(description="Requests in flight. Our choice.")
-    max_tokens: Annotated[int, Field(ge=1)] = Field(description="Longest answer in tokens. Our choice.")
-    budget_usd: Annotated[float, Field(ge=0)] = Field(description="Stop asking beyond this cost. Our choice.")
-    price_in: Annotated[float, Field(ge=0)] = Field(description="USD per million prompt tokens. Our figure.")
-    price_out: Annotated[float, Field(ge=0)] = Field(description="USD per million answer tokens. Our figure.")
+    concurrency: Count = Field(description="Requests in flight. Our choice.")
+    max_tokens: Count = Field(description="Longest answer in tokens. Our choice.")
+    budget_usd: NotNegative = Field(description="Stop asking beyond this cost. Our choice.")
+    price_in: NotNegative = Field(description="USD per million prompt tokens. Our figure.")
+    price_out: NotNegative = Field(description="USD per million answer tokens. Our figure.")
 
 
-class WebAgent(_Section):
+class WebAgent(Section):
     world: Literal["local", "webarena"] = Field(
         description="Our sites and MiniWoB pages, or WebArena through BrowserGym (optional extra; spec C.5)."
     )
-    instances: Annotated[int, Field(ge=1)] = Field(description="Task instances that every arm runs; spec C.5: 812.")
-    candidates: Annotated[int, Field(ge=1)] = Field(description="Proposals per decision; code: 20 (spec C.2).")
-    kept: Annotated[int, Field(ge=1)] = Field(description="Most frequent proposals that are tried; code: 3 (spec C.2).")
-    values: Annotated[int, Field(ge=1)] = Field(description="Scores per candidate; code: 20 (spec C.2).")
-    max_steps: Annotated[int, Field(ge=1)] = Field(description="Actions before a forced stop; script: 5 (spec C.3).")
-    unreadable: Annotated[int, Field(ge=1)] = Field(
-        description="Unreadable actions in a row before a forced stop; code: 3 (spec C.3)."
-    )
-    repeated: Annotated[int, Field(ge=1)] = Field(description="Equal actions before a forced stop; code: 5 (spec C.3).")
+    instances: Count = Field(description="Task instances that every arm runs; spec C.5: 812.")
+    candidates: Count = Field(description="Proposals per decision; code: 20 (spec C.2).")
+    kept: Count = Field(description="Most frequent proposals that are tried; code: 3 (spec C.2).")
+    values: Count = Field(description="Scores per candidate; code: 20 (spec C.2).")
+    max_steps: Count = Field(description="Actions before a forced stop; script: 5 (spec C.3).")
+    unreadable: Count = Field(description="Unreadable actions in a row before a forced stop; code: 3 (spec C.3).")
+    repeated: Count = Field(description="Equal actions before a forced stop; code: 5 (spec C.3).")
     stop_rule: Literal["released", "action", "most_frequent"] = Field(
         description="Stop at once when a kept proposal holds the letters stop (released), is a stop action, or when "
         "the most frequent one is (spec C.2, D.28)."
@@ -45,13 +41,13 @@ class WebAgent(_Section):
     unparsable_scores: Literal["released", "left_out"] = Field(
         description="Unreadable scores count as 0 (released), or are left out of the mean (spec C.2)."
     )
-    temperature: Annotated[float, Field(gt=0)] = Field(description="Of all roles; code: 1.0 (spec C.1).")
+    temperature: Positive = Field(description="Of all roles; code: 1.0 (spec C.1).")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(description="Of all roles; code: 0.95 (spec C.1).")
-    max_response: Annotated[int, Field(ge=1)] = Field(
+    max_response: Count = Field(
         description="Longest answer of the world model in tokens; paper, Table 5: 7 288 as in training (spec 0.3)."
     )
-    parallel: Annotated[int, Field(ge=1)] = Field(description="Episodes side by side; script: 40 (spec C.6).")
-    pause_s: Annotated[float, Field(ge=0)] = Field(
+    parallel: Count = Field(description="Episodes side by side; script: 40 (spec C.6).")
+    pause_s: NotNegative = Field(
         description="Seconds of rest after an action; code: 2.5 (spec C.2). Ours waits until the page is quiet as well."
     )
     watched: Annotated[int, Field(ge=0)] = Field(description="Episodes kept with screenshots. Our choice.")
@@ -60,14 +56,10 @@ class WebAgent(_Section):
     extractor: Kind = Field(description="A rule, or a chat model (spec C.1).")
     summariser: Kind = Field(description="A rule, or a chat model (spec C.1).")
     value: Kind = Field(description="Learnt from recorded steps, or a chat model (spec C.1).")
-    cloning_steps: Annotated[int, Field(ge=1)] = Field(
-        description="Recorded steps that the local policy is cloned from. Our choice."
-    )
-    cloning_epochs: Annotated[int, Field(ge=1)] = Field(description="Passes over them. Our choice.")
-    value_steps: Annotated[int, Field(ge=1)] = Field(
-        description="Recorded steps that the local value is learnt from. Our choice."
-    )
-    value_epochs: Annotated[int, Field(ge=1)] = Field(description="Passes over them. Our choice.")
+    cloning_steps: Count = Field(description="Recorded steps that the local policy is cloned from. Our choice.")
+    cloning_epochs: Count = Field(description="Passes over them. Our choice.")
+    value_steps: Count = Field(description="Recorded steps that the local value is learnt from. Our choice.")
+    value_epochs: Count = Field(description="Passes over them. Our choice.")
     endpoint: AgentEndpoint = Field(description="Where chat roles are asked (spec C.1).")
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rlvr_lib.profile_schema import Beta, Count, NotNegative, Positive, Section, Start, Whole, even_batches
+from rlvr_lib.profile_fields import Beta, Count, NotNegative, Positive, Section, Start, Whole, even_batches
 
 Widths = Annotated[list[Count], Field(min_length=2)]
 

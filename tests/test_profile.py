@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rlvr_lib.artifacts import ROOT, UserError, text_hash
 from rlvr_lib.profile import Profile, load_profile, parse_overrides, profile_names
-from rlvr_lib.profile_schema import Section
+from rlvr_lib.profile_fields import Section
 
 # The paper's table of hyperparameters for text games, typed in by hand from the paper and its scripts.
 PAPER = {
