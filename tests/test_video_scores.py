@@ -149,6 +149,7 @@ def test_table_3_by_hand():
     assert row["perceptual_moving"] == pytest.approx(15) and row["n"] == 3 and row["n_moving"] == 2
     assert row["paper_lpips"] == 14.8 and row["paper_repetition"] == 48.6
     printed = table.blocks["Multi-step prediction, seven frames"].set_index("row")
+    assert printed.loc["base", "n moving"] == 2
     assert printed.loc[COPY, "repetition %"] == "–" and printed.loc[COPY, "paper: LPIPS-VGG"] == "–"
     difference = against_copying(pd.concat([copy, base]), "base", 0)
     assert difference.mean == pytest.approx(-0.2) and difference.n == 2

@@ -218,8 +218,10 @@ def _updates_text(report: Report) -> str:
     for kind in TITLES:
         stage = next((stage for stage in report.stages if stage.name == f"video_{kind}_base"), None)
         facts = dict(stage.facts) if stage else {}
-        steps = facts.get("steps") or facts.get("manifest", {}).get("facts", {}).get("steps")
-        words.append(f"{kind.replace('_', '-')} {steps or 'an unknown number of'}")
+        facts = facts.get("manifest", {}).get("facts", facts)  # released weights carry those of their own training
+        steps = facts.get("kept_step") or facts.get("steps") or "an unknown number of"
+        earlier = f" after {facts['earlier']}" if "earlier" in facts else ""
+        words.append(f"{kind.replace('_', '-')} {steps}{earlier}")
     return f"Likelihood updates: {', '.join(words)} (paper: 990 000 and 450 000)."
 
 

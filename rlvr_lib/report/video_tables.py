@@ -95,6 +95,8 @@ def _printed(data: pd.DataFrame) -> pd.DataFrame:
     for key, head in heads.items():
         if key in data and data[key].notna().any():
             shown[head] = interval_column(data, key, digits=1 if key == "repetition" else 2)
+    if "n_moving" in data and data["n_moving"].notna().any():
+        shown["n moving"] = data["n_moving"].fillna(0).astype(int)
     for key in ("repetition", "mse", "psnr", "ssim", "lpips"):
         column = f"paper_{key}"
         if column in data and data[column].notna().any():
