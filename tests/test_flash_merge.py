@@ -30,10 +30,9 @@ def one_thread():
 
 @pytest.fixture
 def merging(monkeypatch):
-    """The CPU's engine in place of a GPU's; counts the calls."""
+    """Counts the calls of the CPU's engine."""
     calls = []
     forward = CpuEngine.forward
-    monkeypatch.setattr(flash_merge, "ENGINE", "cpu")
     monkeypatch.setattr(CpuEngine, "forward", staticmethod(lambda *x: (calls.append(x[3]), forward(*x))[1]))
     return calls
 
@@ -136,7 +135,6 @@ def test_an_engine_that_fails_its_trial_is_not_used(fault, monkeypatch, capsys):
         return tuple(1.1 * x for x in true(*given))
 
     true = CpuEngine.backward
-    monkeypatch.setattr(flash_merge, "ENGINE", "cpu")
     monkeypatch.setattr(CpuEngine, "backward", staticmethod(backward))
     model, (ids, mask, width) = tiny("llama", num_key_value_heads=4), batch(*EQUAL)
     found = shared_logprobs(model, ids, mask, width)[0]
@@ -149,16 +147,20 @@ def test_the_operators_take_what_the_engines_hand_them():
     """GPU operators on this machine: refused for the device, not for their arguments."""
     x = torch.randn(1, 2, 8, 8, dtype=torch.bfloat16, device="meta")
     for name in ("flash", "cudnn"):
-        out, logsumexp, *extra = ENGINES[name].forward(x, x, x, True, 0.5)
+        out, logsumexp, *extra = ENGINES[name]["cuda"].forward(x, x, x, True, 0.5)
         assert out.shape == x.shape and logsumexp.numel() == 16
         extra = [torch.empty(2, dtype=torch.long, device="meta")] * 2
-        gradients = ENGINES[name].backward(x, x, x, x, out, logsumexp, extra, True, 0.5)
+        gradients = ENGINES[name]["cuda"].backward(x, x, x, x, out, logsumexp, extra, True, 0.5)
         assert [g.shape for g in gradients] == [x.shape] * 3
 
 
-def test_no_engine_on_a_cpu_by_default():
+@pytest.mark.parametrize(("engine", "expected"), [("flash", CpuEngine), ("cudnn", CpuEngine), ("plain", None)])
+def test_a_cpu_has_one_engine_which_plain_switches_off(engine, expected, monkeypatch):
+    monkeypatch.setattr(flash_merge, "ENGINE", engine)
     x = torch.randn(4, 2, 8)
-    assert engine_for(x, x, x.dtype) is None
+    assert engine_for(x, x, x.dtype) is expected
+    fewer = x[:, :1]
+    assert engine_for(x, fewer, x.dtype) is None, "heads that share keys go the plain way"
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -284,7 +286,7 @@ def test_strided_queries_are_read_in_their_order(merging, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["flash", "cudnn"])
 def test_engines_of_a_gpu_pass_their_trial(engine):
-    assert works(ENGINES[engine], torch.device("cuda", 0), torch.bfloat16, 64)
+    assert works(ENGINES[engine]["cuda"], torch.device("cuda", 0), torch.bfloat16, 64)
 
 
 def test_the_benchmark_of_the_parts_runs_at_a_tiny_size(tmp_path):

@@ -9,8 +9,8 @@ so the linear layers see P + G*R tokens a group instead of G*(P + R), and no pad
 front of each response gives every response token exactly one predicting position. Only attention needs to know about
 the packing: a function registered with transformers' attention interface takes the layout as a keyword argument, so
 model class, weights and checkpoints stay the standard ones. Exact up to floating-point round-off, gradients included.
-On a GPU, where lengths are equal (video), the prompt's keys are not copied per row (flash_merge.py) and element-wise
-work is fused (fused.py); elsewhere, and if either fails there, attention over copied keys and eager modules.
+Where lengths are equal (video), the prompt's keys are not copied per row (flash_merge.py); on a GPU element-wise work
+is fused (fused.py). Elsewhere, and if either fails there, attention over copied keys and eager modules.
 
 The technique is known (Prefix Grouper, verl, Unsloth); the paper's code computes every row in full.
 """
