@@ -119,6 +119,9 @@ class VideoRLVR(Section):
     learning_rate: Positive = Field(description="Constant, no warm-up; spec E.1: 5e-5.")
     betas: tuple[Beta, Beta] = Field(description="AdamW betas; spec E.1: 0.9, 0.999.")
     weight_decay: NotNegative = Field(description="AdamW weight decay; spec E.1: 0.01.")
+    trainable: Literal["all", "norms"] = Field(
+        description="Weights that RLVR changes; spec E.1: all. The gains of the norms suit few rollouts. Our choice."
+    )
     grad_clip: Positive = Field(description="Gradient norm limit; spec E.1: 1.0.")
     kl_coefficient: NotNegative = Field(description="Weight of the KL in the loss; spec E.1: 1e-3.")
     clip: Positive = Field(description="Range of the token ratio around 1; spec E.1: 0.2.")

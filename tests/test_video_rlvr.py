@@ -47,6 +47,7 @@ def settings(**changes) -> VideoRLVR:
             "bf16": False,
             "shared_prompt": True,
             "skip_equal": False,
+            "trainable": "all",
         },
         "sequences_per_micro_batch": 8,
     }
@@ -219,6 +220,18 @@ def test_rlvr_learns_what_the_reward_wants(task, clips, tmp_path):
     curve = [row["reward"] for row in read(tmp_path)]
     spread = np.std(curve[:3]) + 1e-6
     assert np.mean(curve[-3:]) > np.mean(curve[:3]) + 2 * spread
+
+
+def test_only_the_norms_change_where_that_is_asked(task, clips, reward, tmp_path):
+    trainer = trainer_in(tmp_path, task, clips, reward, steps=2, trainable="norms")
+    trainer.train()
+    before = dict(LlamaForCausalLM.from_pretrained(tmp_path / "base").named_parameters())
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    layers = range(trainer.model.config.num_hidden_layers)
+    inner = {
+        f"model.layers.{n}.{which}.weight" for n in layers for which in ("input_layernorm", "post_attention_layernorm")
+    }
+    assert changed == inner | {"model.norm.weight"}
 
 
 def test_validation_scores_the_first_test_segments(task, clips, reward, episodes, tmp_path):

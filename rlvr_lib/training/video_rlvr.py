@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlvr_lib.profile import Profile
@@ -192,7 +192,7 @@ def build_trainer(
         shuffle_dataset=False,
         **{"gradient_checkpointing": False, **overrides},  # a pass less; 128 of the paper's sequences take 24 GB
     )
-    return VideoGRPOTrainer(
+    trainer = VideoGRPOTrainer(
         model=str(model),
         reward_funcs=reward,
         args=arguments,
@@ -202,6 +202,20 @@ def build_trainer(
         max_prompt=layout.prompt,
         clips=clips,
     )
+    if settings.trainable == "norms":
+        keep_norms(trainer.model)
+    return trainer
+
+
+def keep_norms(model: nn.Module) -> None:
+    """Freeze all but the gains of the RMS norms.
+
+    Adam moves every weight it may by about the learning rate, whatever the gradient holds: with few rollouts, in
+    millions of directions, that is a random walk away from the base. The gains are a few thousand numbers, among them
+    those in front of the head, which work as a temperature.
+    """
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("norm" in name)
 
 
 __all__ = [
@@ -210,6 +224,7 @@ __all__ = [
     "VideoGRPOTrainer",
     "build_trainer",
     "id_tokenizer",
+    "keep_norms",
     "make_video_rlvr",
     "sample_group",
 ]
