@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from rlvr_lib.files import UserError
 from rlvr_lib.profile_fields import Count, Section
 from rlvr_lib.profile_schema import TextGame, WebPage
+from rlvr_lib.profile_schema_analysis import ModelAnalysis
 from rlvr_lib.profile_schema_video import Video
 from rlvr_lib.provenance import ROOT
 
@@ -37,6 +38,7 @@ class Profile(Section):
     text_game: TextGame = Field(description="Text-game state prediction: the paper's section 4.")
     web_page: WebPage = Field(description="Web-page state prediction: the paper's section 4.")
     video: Video = Field(description="Robot video: the paper's section 5.")
+    analysis: ModelAnalysis = Field(description="Robot video looked at more closely: the paper's Figure 4.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
