@@ -27,6 +27,9 @@ def figure4a(curve: pd.DataFrame, path: Path | str | None = None) -> Figure:
             ax.plot(rows["n"], rows["mean"], color=colour, label=model, marker=".")
             ax.fill_between(rows["n"], rows["low"], rows["high"], color=colour, alpha=0.13, linewidth=0)
         ax.set_xscale("log")
+        shown = [n for n in (1, 2, 5, 10, 20, 50, 100, 1000) if n <= curve["n"].max()]
+        ax.set_xticks(shown, map(str, shown))
+        ax.minorticks_off()
         ax.set_title(NAMES.get(metric, metric))
         ax.set_xlabel("N")
     for ax in panels[len(metrics) :]:
@@ -75,7 +78,8 @@ def figure4c(changes: pd.DataFrame, path: Path | str | None = None) -> Figure:
         text = f"{value:+.1f}{'*' if certain.iloc[row, column] else ''}"
         ax.text(column, row, text, ha="center", va="center", color="white" if dark else BLACK)
     ax.set_xticks(range(len(order)), [NAMES.get(name, name).replace(" (dB)", "") for name in order])
-    ax.set_yticks(range(len(table)), [NAMES.get(name, name).replace(" (dB)", "") for name in table.index])
+    rewards = [order[-1] if name == "lpips" else NAMES.get(name, name).replace(" (dB)", "") for name in table.index]
+    ax.set_yticks(range(len(table)), rewards)
     ax.set_xlabel("metric")
     ax.set_ylabel("rewarded with")
     ax.grid(False)
@@ -108,7 +112,7 @@ def trials_figure(
     right.set_xlabel("simulator: pixels moved")
     right.set_ylabel("predicted")
     right.set_title("displacement (jittered)")
-    right.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return _saved(figure, path)
 
 
@@ -124,8 +128,6 @@ def _bars(ax: Axes, groups: Mapping[str, pd.Series], seed: int) -> None:
         colour = COLOURS.get(model, ORANGE)
         ax.bar(at, means, width, color=colour, label=model, yerr=np.maximum(errors, 0), error_kw={"linewidth": 0.8})
     ax.set_xticks(range(len(groups)), list(groups))
-    if len(groups) > 1:
-        ax.legend()
 
 
 def _saved(figure: Figure, path: Path | str | None) -> Figure:

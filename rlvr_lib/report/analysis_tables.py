@@ -49,7 +49,8 @@ def metric_rewards_table(frame: pd.DataFrame, seed: int, caption: str) -> Table:
             row |= cells(metric, bootstrap_mean(values(frame, model, metric), seed), SCALE.get(metric, 100))
         rows.append(row)
     data = pd.DataFrame(rows)
-    printed = pd.DataFrame({"rewarded with": data["model"].map(lambda name: NAMES.get(name, name)), "n": data["n"]})
+    names = {**NAMES, "psnr": "PSNR", "lpips": metric_columns(frame)[-1], BASE: "nothing (the base)"}
+    printed = pd.DataFrame({"rewarded with": data["model"].map(names), "n": data["n"]})
     for metric in metric_columns(frame):
         printed[NAMES.get(metric, metric)] = interval_column(data, metric, digits=2)
     title = "Figure 4c as a table. One metric as the only reward, single-step (MAE, MSE, SSIM, LPIPS x 100)"
