@@ -17,7 +17,7 @@ from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import agent_tables, figures, video_claims, video_figures, video_rlvr_figures
+from rlvr_lib.report import agent_tables, figures, real2sim_report, video_claims, video_figures, video_rlvr_figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
@@ -149,7 +149,8 @@ def weights_text(stages: list[StageRecord]) -> str:
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
     web = [*_web_tables(report, runs), *_agent_tables(report, runs)]
-    return [*_text_game_tables(report, runs), *web, *_video_tables(report, runs)]
+    video = [*_video_tables(report, runs), *real2sim_report.tables(report, runs)]
+    return [*_text_game_tables(report, runs), *web, *video]
 
 
 def _text_game_tables(report: Report, runs: Path) -> list[Table]:
@@ -248,7 +249,7 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
     drawn += _bars(report, "table1_text_games", folder / "table1_bars", figures.GAME_BARS)
     drawn += _training_figures(report, runs, folder, "web_page", WEB_LABELS, *pages)
     drawn += _bars(report, "table2_web_pages", folder / "table2_bars", figures.WEB_BARS)
-    return [*drawn, *_video_figures(report, runs, folder)]
+    return [*drawn, *_video_figures(report, runs, folder), *real2sim_report.pictures(report, runs, folder)]
 
 
 def _bars(report: Report, name: str, path: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
