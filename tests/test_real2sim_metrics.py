@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from rlvr_lib.evaluation.real2sim_metrics import (
+    METRICS,
     Confusion,
     Draws,
     agreement,
@@ -84,7 +85,7 @@ def test_a_perfect_judge_changes_nothing_and_a_poor_one_widens_the_interval():
     scores = (np.arange(200) % 2).astype(float)[None, None]
     draws = Draws(1, 200, 2000, 0)
     perfect = Confusion(np.ones(50), np.zeros(50))
-    assert np.array_equal(draws.corrected(scores, [perfect]), draws.rates(scores))
+    assert draws.corrected(scores, [perfect]) == pytest.approx(draws.rates(scores))
     poor = Confusion((np.arange(50) % 10 > 0).astype(float), (np.arange(50) % 5 == 0).astype(float))
     assert poor.rates() == (0.9, 0.8)
     found = draws.corrected(scores, [poor])[:, 0, 0]
@@ -102,7 +103,7 @@ def test_where_the_judge_tells_nothing_there_is_no_number():
     for useless in (Confusion(np.full(9, 0.5), np.full(9, 0.5)), Confusion(np.ones(9), np.zeros(0))):
         rates = draws.corrected(scores, [useless])
         assert interval(rates[:, 0, 0], 20) is None
-        assert agreement(rates, draws.rates(scores), 20, "mae") is None
+        assert all(agreement(rates, draws.rates(scores), 20, metric) is None for metric in METRICS)
 
 
 def test_starts_are_shared_by_what_is_compared():

@@ -15,7 +15,8 @@ GIVEN = [2, 3, 6, 7]  # the last two are appended although nothing follows them
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(VOCABULARY, 32, 48, 2, 4, num_key_value_heads=2, initializer_range=0.3)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, initializer_range=0.3, **sizes)
     return LlamaForCausalLM(config).eval()
 
 

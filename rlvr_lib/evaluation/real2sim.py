@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text, read_json
+from rlvr_lib.artifacts import ROOT, UserError, atomic_write_bytes, atomic_write_text, read_json
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import track
-from rlvr_lib.training.picture_policies import FramePolicy, load_policies
+from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
 from rlvr_lib.training.video import open_episodes
 from rlvr_lib.worlds.drawers import NOTE, Recording, prepare_worker
@@ -29,6 +29,7 @@ from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 
 REAL = "real"
+PUBLISHED = ROOT / "data" / "paper_results" / "real2sim.csv"
 FILMED = 1  # episodes of each policy and task whose pictures are kept
 
 
@@ -84,16 +85,18 @@ class Part:
     def path(self, folder: Path, profile: Profile) -> Path:
         """Named by numbers: names of policies may hold anything."""
         settings = profile.video.real2sim
-        policies = [one.name for one in settings.policies]
-        number = [list(physics_of(profile)).index(self.simulator), policies.index(self.policy)]
+        number = [list(physics_of(profile)).index(self.simulator), policy_names(profile).index(self.policy)]
         return folder / "parts" / f"{'-'.join(map(str, [*number, settings.tasks.index(self.task)]))}.csv"
 
 
 def simulate(folder: Path, profile: Profile, data: Path, policies: Path, judge: Path) -> dict[str, Any]:
     """``folder``/episodes.csv: every policy in every simulator; films of the real one. Parts already made are kept."""
-    settings, recording = profile.video.real2sim, recording_of(data)
+    settings = profile.video.real2sim
+    if settings.policy_kind == "rt1":
+        return take_published(folder, profile)
+    recording = recording_of(data)
     starts = starts_of(profile, open_episodes(profile, data))
-    names = [one.name for one in settings.policies]
+    names = policy_names(profile)
     parts = [Part(name, policy, task) for name in physics_of(profile) for policy in names for task in settings.tasks]
     missing = [part for part in parts if not part.path(folder, profile).exists()]
     work = _Work(folder, profile, recording, tuple(starts), policies, judge)
@@ -103,6 +106,24 @@ def simulate(folder: Path, profile: Profile, data: Path, policies: Path, judge: 
     atomic_write_text(folder / "episodes.csv", table.to_csv(index=False))
     rates = table.groupby(["simulator", "policy", "task"])["success"].mean()
     return {"real": {f"{policy}, {task}": float(rate) for (policy, task), rate in rates[REAL].items()}}
+
+
+def take_published(folder: Path, profile: Profile) -> dict[str, Any]:
+    """RT-1 cannot be tried on a robot here: ``folder``/published.csv holds SimplerEnv's constants instead (spec G).
+
+    One row per policy: real success at opening and closing, trials of each, and a column per hand-made simulator.
+    """
+    settings = profile.video.real2sim
+    table = pd.read_csv(PUBLISHED).set_index("policy")
+    columns = {one.name: one.name.removeprefix("SIMPLER ").replace(" ", "_") for one in settings.hand_made}
+    unknown = [name for name, column in columns.items() if column not in table]
+    strangers = [name for name in settings.rt1 if name not in table.index]
+    if unknown or strangers:
+        raise UserError(f"video.real2sim: nothing is published about {(unknown or strangers)[0]!r} ({PUBLISHED})")
+    found = table.loc[settings.rt1, ["real_open", "real_close", "trials", *columns.values()]]
+    found = found.rename(columns={column: name for name, column in columns.items()})
+    atomic_write_text(folder / "published.csv", found.to_csv())
+    return {"published": list(settings.rt1)}
 
 
 @dataclass(frozen=True)
@@ -164,9 +185,8 @@ def _spread(work: _Work, parts: Sequence[Part], workers: int) -> Iterator[None]:
 
 def film_path(folder: Path, profile: Profile, policy: str, task: str) -> Path:
     """Where the pictures of a policy's first episode lie."""
-    settings = profile.video.real2sim
-    number = [one.name for one in settings.policies].index(policy)
-    return folder / "films" / f"{number}-{settings.tasks.index(task)}.npz"
+    place = policy_names(profile).index(policy), profile.video.real2sim.tasks.index(task)
+    return folder / "films" / f"{place[0]}-{place[1]}.npz"
 
 
 def save_film(path: Path, frames: NDArray[np.uint8]) -> None:

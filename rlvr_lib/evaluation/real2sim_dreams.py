@@ -78,13 +78,14 @@ def dream(
 
 
 def dream_rows(name: str, cases: Sequence[Case], dreams: Dreams, judge: SuccessJudge) -> pd.DataFrame:
-    """One row per dreamt episode. The start frame is not judged: it is real."""
+    """One row per dreamt episode, judged up to where its policy ended it; not at the start frame, which is real."""
     rows = []
     for number, case in enumerate(cases):
-        probability = episode_probability(dreams.probability[number, 1:], judge.window)
+        last = max(1, int(dreams.stopped[number]))
+        probability = episode_probability(dreams.probability[number, 1 : last + 1], judge.window)
         word = judge.verdict(probability)
         row = {"simulator": name, "policy": case.policy, "task": case.start.task, "episode": case.start.episode}
-        row |= {"start": case.start.name, "success": SCORES[word], "frames": dreams.frames + 1}
+        row |= {"start": case.start.name, "success": SCORES[word], "frames": last + 1}
         row |= {"bad_actions": int(dreams.bad_actions[number]), "invalid_ids": int(dreams.invalid[number])}
         rows.append({**row, "probability": probability, "verdict": word})
     return pd.DataFrame(rows)

@@ -54,6 +54,7 @@ METRICS: dict[str, Callable[[Array, Array], Array]] = {
 
 def rogan_gladen(rate: Array, sensitivity: Array, specificity: Array) -> Array:
     """The true rate behind a judge's rate, within [0, 1]; NaN where the judge tells nothing (sum of both at most 1)."""
+    rate, sensitivity, specificity = (np.asarray(x, dtype=np.float64) for x in (rate, sensitivity, specificity))
     tells = sensitivity + specificity - 1
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(tells > 0, np.clip((rate + specificity - 1) / tells, 0, 1), np.nan)
@@ -122,7 +123,9 @@ def interval(values: Array, n: int) -> Interval | None:
 
 def agreement(evaluated: Array, real: Array, n: int, metric: str) -> Interval | None:
     """A metric between rates [1 + D, ...] twice, all pairs together, with its interval."""
-    return interval(METRICS[metric](evaluated.reshape(len(evaluated), -1), real.reshape(len(real), -1)), n)
+    evaluated, real = evaluated.reshape(len(evaluated), -1), real.reshape(len(real), -1)
+    values = METRICS[metric](evaluated, real)
+    return interval(np.where(np.isfinite(evaluated).all(-1), values, np.nan), n)  # NaN is neither above nor below
 
 
 def closer(a: Array, b: Array, real: Array, n: int) -> Interval | None:

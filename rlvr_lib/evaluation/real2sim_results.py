@@ -47,7 +47,11 @@ class Real2SimResults:
         episodes = pd.concat([episodes, seen], ignore_index=True)
         tasks, number = episodes["task"].nunique(), episodes["episode"].nunique()
         draws = Draws(tasks, number, about["bootstrap_draws"], seed)
-        results = cls(episodes, judged, draws, about["decides"])
+        if (folder / "published.csv").exists():
+            published = _table(folder / "published.csv", ("policy", "real_open", "real_close", "trials"))
+            results: Real2SimResults = PublishedResults(episodes, judged, draws, about["decides"], published=published)
+        else:
+            results = cls(episodes, judged, draws, about["decides"])
         for name in dict.fromkeys(episodes["simulator"]):
             results.scores[name] = results._array(name, folder)
         return results
@@ -71,6 +75,11 @@ class Real2SimResults:
         return list(dict.fromkeys(self.episodes["task"]))
 
     @property
+    def compared(self) -> list[str]:
+        """The panels of the figure."""
+        return self.tasks
+
+    @property
     def evaluated(self) -> list[str]:
         """Everything that stands on the y-axis, in the order of the episodes."""
         return [name for name in self.scores if name != REAL]
@@ -78,7 +87,7 @@ class Real2SimResults:
     def is_judged(self, simulator: str) -> bool:
         """Whether success was read from pictures there."""
         rows = self.episodes[self.episodes["simulator"] == simulator]
-        return simulator != REAL and bool(rows["verdict"].notna().all())
+        return simulator != REAL and len(rows) > 0 and bool(rows["verdict"].notna().all())
 
     def confusion(self, task: str, look: str = CAMERA) -> Confusion:
         """The judge on held-out real episodes of a task."""
@@ -100,12 +109,12 @@ class Real2SimResults:
 
     def rate(self, simulator: str, policy: str, task: str, corrected: bool = True) -> Interval | None:
         """One point of the figure with its interval."""
-        rates = self.rates(simulator, corrected)[:, self.policies.index(policy), self.tasks.index(task)]
-        return interval(rates, self.scores[simulator].shape[2])
+        rates = self.rates(simulator, corrected)[:, self.policies.index(policy), self.compared.index(task)]
+        return interval(rates, self._episodes(simulator, task) // len(self.policies))
 
     def metric(self, name: str, simulator: str, task: str = ALL, corrected: bool = True) -> Interval | None:
         """``mae``, ``pearson``, ``mmrv`` or ``spearman`` of a simulator on one task, or over all policy-task pairs."""
-        pick = slice(None) if task == ALL else [self.tasks.index(task)]
+        pick = slice(None) if task == ALL else [self.compared.index(task)]
         evaluated, real = self.rates(simulator, corrected)[:, :, pick], self.rates(REAL)[:, :, pick]
         return agreement(evaluated, real, self._episodes(simulator, task), name)
 
@@ -115,7 +124,7 @@ class Real2SimResults:
 
     def _episodes(self, simulator: str, task: str) -> int:
         size = self.scores[simulator].size
-        return size if task == ALL else size // len(self.tasks)
+        return size if task == ALL else size // len(self.compared)
 
     def oddities(self, simulator: str) -> dict[str, float]:
         """Episodes that were undecided, had actions that are no numbers, or sampled ids that are no code; all: n."""
@@ -124,6 +133,51 @@ class Real2SimResults:
         found["bad_actions"] = float((rows["bad_actions"] > 0).sum())
         ids = rows["invalid_ids"] if "invalid_ids" in rows else pd.Series(np.nan, rows.index)
         return found | {"invalid_ids": float((ids > 0).sum()) if ids.notna().any() else np.nan, "n": float(len(rows))}
+
+
+@dataclass(eq=False)
+class PublishedResults(Real2SimResults):
+    """RT-1: real rates, and those of hand-made simulators, are published averages over drawers (spec G).
+
+    Real rates are drawn as binomial counts of their trials; simulators' have no interval. World models' rates are
+    averaged over the commands.
+    """
+
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def compared(self) -> list[str]:
+        return [f"drawers, mean of {len(self.tasks)} commands"]
+
+    @property
+    def hand_made(self) -> list[str]:
+        return [name for name in self.published if name not in ("policy", "real_open", "real_close", "trials")]
+
+    @property
+    def evaluated(self) -> list[str]:
+        return [*self.hand_made, *self.scores]
+
+    def rates(self, simulator: str, corrected: bool = True) -> Array:
+        """[1 + D, P, 1], policies in the order of the episodes."""
+        rows = self.published.set_index("policy").loc[self.policies]
+        if simulator == REAL:
+            parts = [
+                self._trials(rows[column], rows["trials"], at) for at, column in enumerate(("real_open", "real_close"))
+            ]
+            return np.mean(parts, axis=0)
+        if simulator in self.hand_made:
+            return np.repeat(rows[simulator].to_numpy(float)[None, :, None], self.draws.number + 1, 0)
+        return super().rates(simulator, corrected).mean(-1, keepdims=True)
+
+    def _trials(self, rates: pd.Series, trials: pd.Series, stream: int) -> Array:
+        rng = np.random.default_rng((self.draws.seed, 2, stream))
+        drawn = rng.binomial(trials.to_numpy(int), rates.to_numpy(float), (self.draws.number, len(rates)))
+        return np.concatenate([rates.to_numpy(float)[None], drawn / trials.to_numpy(float)])[..., None]
+
+    def _episodes(self, simulator: str, task: str) -> int:
+        if simulator in self.scores:
+            return self.scores[simulator].size
+        return 2 * int(self.published["trials"].sum())
 
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -17,7 +17,8 @@ EVALUATION = "real2sim_evaluation"
 MODELS = {"base": "base world model", "rlvr": "RLVR world model"}
 SECTION = "video.real2sim"
 ABOUT = ("decides", "bootstrap_draws")
-RUN = [f"{SECTION}.{name}" for name in ("policies", "tasks", "episodes", "starts", "rounds")]
+POLICIES = [f"{SECTION}.{name}" for name in ("policy_kind", "policies", "rt1", "checkpoints", "tasks")]
+RUN = [*POLICIES, *(f"{SECTION}.{name}" for name in ("episodes", "starts", "rounds"))]
 SAMPLING = [f"{SECTION}.{name}" for name in ("temperature", "top_k", "repetition_penalty")]
 
 
@@ -26,7 +27,7 @@ def real2sim_stage(profile: Profile, part: str) -> Stage:
     folders = {name: Path(profile.runs_dir) / profile.name / f"real2sim_{name}" for name in _PARTS}
     inputs = {"data": video_stage(profile, "data").folder}
     if part == "policies":
-        uses = [f"{SECTION}.policies", f"{SECTION}.tasks", f"{SECTION}.cloning"]
+        uses = [*POLICIES, f"{SECTION}.cloning"]
     elif part == "judge":
         uses = [f"{SECTION}.tasks", f"{SECTION}.judge"]
         inputs["tokenizer"] = tokenizer_folder(profile, "multi_step") / "model"
@@ -67,7 +68,11 @@ def run_real2sim(profile: Profile, part: str) -> Path:
 
 def collect(folder: Path, profile: Profile, inputs: dict[str, Path]) -> dict[str, Any]:
     """Every episode in ``episodes.csv``, the judge's held-out ones in ``judge.csv``: what the figure is made from."""
-    tables = [pd.read_csv(inputs[name] / "episodes.csv") for name in ("simulators", *MODELS)]
+    paths = [inputs[name] / "episodes.csv" for name in ("simulators", *MODELS)]
+    tables = [pd.read_csv(path) for path in paths if path.exists()]
+    if (inputs["simulators"] / "published.csv").exists():  # RT-1: nothing was simulated here
+        published = (inputs["simulators"] / "published.csv").read_text(encoding="utf-8")
+        atomic_write_text(folder / "published.csv", published)
     table = pd.concat(tables, ignore_index=True)
     atomic_write_text(folder / "episodes.csv", table.to_csv(index=False))
     atomic_write_text(folder / "judge.csv", (inputs["judge"] / "validation.csv").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Figure 5: success in a simulator or world model against real success, one panel per task; films side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ def figure5(results: Real2SimResults, path: Path | str | None = None) -> Figure:
 
     World models' rates are corrected for the judge's errors; where that is not possible, the raw rate is drawn.
     """
-    tasks = results.tasks
+    tasks = results.compared
     figure = new_figure(max(4.6, 3.4 * len(tasks)), 4.3, shown=path is None)
     panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
     for ax, task in zip(panels, tasks, strict=True):
@@ -67,7 +67,10 @@ def films_of(profile: Profile, policy: str, task: str) -> dict[str, NDArray[np.u
     folders = {"real": "simulators", **{f"dreamt, {part}": part for part in MODELS}}
     films = {}
     for label, part in folders.items():
-        frames = load_film(film_path(real2sim_stage(profile, part).folder, profile, policy, task))
+        path = film_path(real2sim_stage(profile, part).folder, profile, policy, task)
+        if not path.exists():  # nothing is filmed where rates are published ones
+            continue
+        frames = load_film(path)
         films[label] = frames[1:] if part == "simulators" else frames
     return films
 
@@ -80,10 +83,7 @@ def film_strips(films: Mapping[str, NDArray[np.uint8]], columns: int = 8, path: 
     return frame_rows(rows, path, names=[f"+{place + 1}" for place in places])
 
 
-def shown_policies(results: Real2SimResults, task: str) -> Sequence[str]:
-    """Best and worst policy by real success, to be looked at."""
-    rates = {
-        policy: results.scores[REAL][at, results.tasks.index(task)].mean() for at, policy in enumerate(results.policies)
-    }
-    order = sorted(rates, key=rates.__getitem__)
-    return order[-1], order[0]
+def shown_policies(results: Real2SimResults) -> tuple[str, str]:
+    """Best and worst policy by real success over all tasks, to be looked at."""
+    rates = results.rates(REAL)[0].mean(-1)
+    return results.policies[int(rates.argmax())], results.policies[int(rates.argmin())]

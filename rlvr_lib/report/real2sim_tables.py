@@ -26,7 +26,7 @@ SIMPLER = {"visual_matching": "SIMPLER, visual matching", "variant_aggregation":
 
 def figure5_table(results: Real2SimResults, caption: str) -> Table:
     """One row per way of evaluating and task (and all pairs together); rates of every policy; the judge; published."""
-    rows = [_row(results, name, task) for name in results.evaluated for task in (ALL, *results.tasks)]
+    rows = [_row(results, name, task) for name in results.evaluated for task in (ALL, *results.compared)]
     data = pd.DataFrame(rows)
     blocks = {
         "Agreement with the real success rates": _printed(data),
@@ -86,7 +86,7 @@ def _from(row: Mapping[str, Any], name: str) -> str:
 def rates_table(results: Real2SimResults) -> pd.DataFrame:
     """One row per policy and task: real success, what each way of evaluating says, raw rates of world models."""
     rows = []
-    for task in results.tasks:
+    for task in results.compared:
         for policy in results.policies:
             row = {"task": task, "policy": policy}
             for name in (REAL, *results.evaluated):

@@ -20,6 +20,7 @@ from rlvr_lib.artifacts import atomic_write_bytes
 from rlvr_lib.profile_schema_real2sim import Real2Sim
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.video_task import MultiStepTask
+from rlvr_lib.training.rt1_policies import stops
 from rlvr_lib.training.success_judge import to_bytes
 from rlvr_lib.training.video_sampling import sample_response
 from rlvr_lib.worlds.policy_scenes import usable
@@ -36,7 +37,8 @@ class Dreams:
 
     ``probability`` float64 [n, K + 1]: the judge's, the start frame's first. ``invalid`` int64 [n]: sampled ids that
     are no code of a frame; they are decoded as the last code, as everywhere (E.2). ``bad_actions`` int64 [n]: actions
-    that were no numbers; the arm stays instead. ``prompt`` int64 [n, P] is what the next round begins with.
+    that were no numbers; the arm stays instead. ``stopped`` int64 [n]: the step at which the policy ended the episode
+    (RT-1 can), or all steps. ``prompt`` int64 [n, P] is what the next round begins with.
     """
 
     prompt: Tensor
@@ -44,6 +46,7 @@ class Dreams:
     probability: NDArray[np.float64]
     invalid: NDArray[np.int64]
     bad_actions: NDArray[np.int64]
+    stopped: NDArray[np.int64]
 
     @property
     def frames(self) -> int:
@@ -94,7 +97,7 @@ class Dreamer:
         parts = [self.task.prompt(clips[first : first + at_once]) for first in range(0, len(clips), at_once)]
         count, frames = len(starts), self.settings.rounds * self.layout.horizon
         codes = torch.zeros(count, 0, self.layout.tokens, dtype=torch.long)
-        odd = [np.zeros(count, dtype=np.int64) for _ in range(2)]
+        odd = [np.full(count, number, dtype=np.int64) for number in (0, 0, frames)]
         return Dreams(torch.cat(parts), codes, np.full((count, frames + 1), np.nan), *odd)
 
     def _current(self, dreams: Dreams) -> Tensor:
@@ -107,6 +110,8 @@ class Dreamer:
         wished, dreams.probability[places, step] = self.observer(places, frames, step)
         answers = [usable(action, self.layout.action_dims) for action in wished]
         dreams.bad_actions[places] += [not sound for _, sound in answers]
+        ends = places[[stops(action) for action, _ in answers]]
+        dreams.stopped[ends] = np.minimum(dreams.stopped[ends], step)
         bins = self.task.bins.to_bins(np.stack([action for action, _ in answers]))
         ids = torch.from_numpy(bins) + self.layout.action_offset
         dreams.prompt[rows[:, None], self.layout.action_at[0]] = ids

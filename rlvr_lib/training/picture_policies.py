@@ -19,6 +19,7 @@ from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_json,
 from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_real2sim import ClonedPolicy
 from rlvr_lib.progress import track
+from rlvr_lib.training.rt1_policies import RT1Policy, checkpoint_folders
 from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet
 from rlvr_lib.worlds.video_segments import to_float
@@ -85,7 +86,12 @@ def make_policies(folder: Path, profile: Profile, data: Path) -> dict[str, Any]:
 
     Training episodes only; ``facts`` say how many there were of each kind. A network that is there is kept.
     """
-    settings, episodes = profile.video.real2sim, open_episodes(profile, data)
+    settings = profile.video.real2sim
+    if settings.policy_kind == "rt1":
+        found = checkpoint_folders(settings.checkpoints, settings.rt1)
+        atomic_write_json(folder / "policies.json", {"checkpoints": [str(path) for path in found.values()]})
+        return {"checkpoints": settings.rt1}
+    episodes = open_episodes(profile, data)
     height, width, dims = profile.video.data.height, profile.video.data.width, load_bins(data).dims
     facts: dict[str, Any] = {}
     for policy in settings.policies:
@@ -151,8 +157,17 @@ def fit(net: nn.Module, loss: Any, count: int, settings: Any, seed: int, label: 
         rate.step()
 
 
+def policy_names(profile: Profile) -> list[str]:
+    """The profile's policies in the order of the tables."""
+    settings = profile.video.real2sim
+    return list(settings.rt1) if settings.policy_kind == "rt1" else [policy.name for policy in settings.policies]
+
+
 def load_policies(folder: Path, profile: Profile) -> dict[str, FramePolicy]:
-    """The profile's policies by name; UserError when a network is missing."""
+    """The profile's policies by name; UserError when a network or checkpoint is missing."""
+    settings = profile.video.real2sim
+    if settings.policy_kind == "rt1":
+        return {name: RT1Policy(path) for name, path in checkpoint_folders(settings.checkpoints, settings.rt1).items()}
     about, found, nets = read_json(folder / "policies.json"), {}, {}
     for policy in profile.video.real2sim.policies:
         name = network_of(policy)
