@@ -96,6 +96,7 @@ def test_an_episode_goes_on_a_little_after_success_and_ends_at_the_limit():
     played = play(Counting(5), right, (0,), Physics(), 20)
     assert played.success and len(played.frames) == 1 + 5 + AFTER_SUCCESS
     assert [int(frame.max()) for frame in played.frames] == list(range(6 + AFTER_SUCCESS))
+    assert len(play(Counting(5), right, (0,), Physics(), 20, after=0).frames) == 6
     late = play(Counting(20), right, (0,), Physics(), 20)
     assert late.success and len(late.frames) == 21
     assert not play(Counting(21), right, (0,), Physics(), 20).success

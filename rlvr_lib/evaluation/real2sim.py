@@ -23,7 +23,7 @@ from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
 from rlvr_lib.training.video import open_episodes
-from rlvr_lib.worlds.drawers import NOTE, Recording, prepare_worker
+from rlvr_lib.worlds.drawers import AFTER_SUCCESS, NOTE, Recording, prepare_worker
 from rlvr_lib.worlds.policy_scenes import Physics, PolicyScene, open_scene, play
 from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.video_episodes import EpisodeSet
@@ -143,7 +143,9 @@ class _Work:
         for start in (start for start in self.starts if start.task == part.task):
             acting = _one(policies[part.policy], part.task, start.number)
             most = self.profile.video.real2sim.rounds * self.profile.video.multi_step.horizon
-            played = play(scene, acting, start.seed, physics_of(self.profile)[part.simulator], most)
+            after = AFTER_SUCCESS if part.simulator == REAL else 0  # nobody looks at the others' pictures afterwards
+            physics = physics_of(self.profile)[part.simulator]
+            played = play(scene, acting, start.seed, physics, most, after=after)
             row = {name: getattr(part, name) for name in ("simulator", "policy", "task")}
             row |= {"episode": start.episode, "start": start.name, "success": float(played.success)}
             row |= {"frames": len(played.frames), "bad_actions": played.bad_actions}

@@ -98,8 +98,16 @@ def usable(action: NDArray, dims: int) -> tuple[NDArray[np.float32], bool]:
     return action.clip(-1, 1), True
 
 
-def play(scene: PolicyScene, policy: Policy, seed: Sequence[int], physics: Physics, most: int, dims: int = 4) -> Played:
-    """Let a policy act at most ``most`` times; after success a few frames more, for a judge to see it.
+def play(
+    scene: PolicyScene,
+    policy: Policy,
+    seed: Sequence[int],
+    physics: Physics,
+    most: int,
+    dims: int = 4,
+    after: int = AFTER_SUCCESS,
+) -> Played:
+    """Let a policy act at most ``most`` times; ``after`` more frames once it has succeeded, for a judge to see it.
 
     Actions that are no numbers are counted and replaced by standing still.
     """
@@ -111,6 +119,6 @@ def play(scene: PolicyScene, policy: Policy, seed: Sequence[int], physics: Physi
         if scene.act(action) and done_at is None:
             done_at = step
         frames.append(scene.frame())
-        if done_at is not None and step >= done_at + AFTER_SUCCESS:
+        if done_at is not None and step >= done_at + after:
             break
     return Played(np.stack(frames), done_at is not None, bad)
