@@ -24,7 +24,7 @@ def measured() -> dict:
         scene.begin((7, 3), physics)
         start = env.data.qpos.copy()
         hand = env.data.mocap_pos[0].copy()
-        scene.act(np.array([0, 0, 1, 0], dtype=np.float32))
+        scene.act(np.array([0, 0, 3, 0], dtype=np.float32))  # cut to 1
         moved = env.data.mocap_pos[0] - hand
         env.data.qpos[joint.qposadr[0]], env.data.qvel[joint.dofadr[0]] = -0.08, -0.1  # half open, sliding freely
         mujoco.mj_step(env.model, env.data)
@@ -112,9 +112,9 @@ def test_actions_that_are_no_numbers_are_counted_and_the_arm_stays():
     assert play(Counting(1), lambda *_: np.zeros(3), (0,), Physics(), 2).bad_actions == 2  # too few numbers
 
 
-def test_usable_actions_are_clipped():
+def test_what_is_a_usable_action():
     action, sound = usable(np.array([3, -3, 0.5, 0]), 4)
-    assert sound and action.tolist() == [1, -1, 0.5, 0] and action.dtype == np.float32
+    assert sound and action.tolist() == [3, -3, 0.5, 0] and action.dtype == np.float32
     for broken in ([np.inf, 0, 0, 0], [np.nan] * 4, [0, 0]):
         action, sound = usable(np.array(broken), 4)
         assert not sound and action.tolist() == [0, 0, 0, 0]

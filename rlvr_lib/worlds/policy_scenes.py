@@ -68,7 +68,7 @@ class DrawerPolicyScene:
         return self.scene.frame()
 
     def act(self, action: NDArray[np.float32]) -> bool:
-        return self.scene.step(action)[1]
+        return self.scene.step(action.clip(-1, 1))[1]
 
     def close(self) -> None:
         self.scene.close()
@@ -91,11 +91,14 @@ class Played:
 
 
 def usable(action: NDArray, dims: int) -> tuple[NDArray[np.float32], bool]:
-    """The action float32 [dims] in [-1, 1], and whether it was one; where it was not, the arm stays (zeros)."""
+    """The action float32 [dims], and whether it was one; where it was not, the arm stays (zeros).
+
+    It is not clipped: a scene and a world model's action bins keep to their own ranges.
+    """
     action = np.asarray(action, dtype=np.float32)
     if action.shape != (dims,) or not np.isfinite(action).all():
         return np.zeros(dims, dtype=np.float32), False
-    return action.clip(-1, 1), True
+    return action, True
 
 
 def play(
