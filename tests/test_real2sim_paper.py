@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-
 from rlvr_lib.artifacts import UserError, atomic_write_json
 from rlvr_lib.evaluation.real2sim import take_published
 from rlvr_lib.evaluation.real2sim_results import PublishedResults, Real2SimResults
