@@ -50,13 +50,24 @@ def _points(ax: Axes, results: Real2SimResults, name: str, task: str, colour: st
     pairs = []
     for policy in results.policies:
         found = results.rate(name, policy, task) or results.rate(name, policy, task, corrected=False)
-        pairs.append((results.rate(REAL, policy, task), found))
+        if found is not None:
+            pairs.append((results.rate(REAL, policy, task), found))
+    unknown = len(results.policies) - len(pairs)
+    if not pairs:
+        return
     middles = np.array([[100 * one.mean for one in pair] for pair in pairs])
     reach = np.array([[[one.mean - one.low, one.high - one.mean] for one in pair] for pair in pairs]).clip(0) * 100
     bars = {"xerr": reach[:, 0].T, "yerr": reach[:, 1].T, "elinewidth": 0.7, "alpha": 0.35, "fmt": "none"}
     ax.errorbar(*middles.T, ecolor=colour, **bars)
     size = 70 if marker == "*" else 28
-    ax.scatter(*middles.T, color=colour, marker=marker, s=size, label=name, zorder=3)
+    ax.scatter(
+        *middles.T,
+        color=colour,
+        marker=marker,
+        s=size,
+        label=name + (f" ({unknown} not known)" if unknown else ""),
+        zorder=3,
+    )
 
 
 def films_of(profile: Profile, policy: str, task: str) -> dict[str, NDArray[np.uint8]]:
@@ -64,7 +75,7 @@ def films_of(profile: Profile, policy: str, task: str) -> dict[str, NDArray[np.u
 
     All begin at the same recorded frame; the real one ends after success, the dreams have a fixed length.
     """
-    folders = {"real": "simulators", **{f"dreamt, {part}": part for part in MODELS}}
+    folders = {"real": "simulators", **{f"dreamt in the {name}": part for part, name in MODELS.items()}}
     films = {}
     for label, part in folders.items():
         path = film_path(real2sim_stage(profile, part).folder, profile, policy, task)
