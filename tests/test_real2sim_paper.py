@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlvr_lib.artifacts import UserError, atomic_write_json
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.real2sim import take_published
 from rlvr_lib.evaluation.real2sim_results import PublishedResults, Real2SimResults
 from rlvr_lib.profile import load_profile
@@ -80,8 +80,8 @@ def folder(tmp_path):
     held = [{"episode": str(n), "task": task, "look": "camera", "success": n % 2, "probability": n % 2,
              "verdict": ("failure", "success")[n % 2]} for task in settings.tasks for n in range(40)]  # fmt: skip
     pd.DataFrame(held).to_csv(tmp_path / "judge.csv", index=False)
-    about = {"decides": settings.decides, "bootstrap_draws": 1000}
-    atomic_write_json(tmp_path / "about.json", about)
+    about = pd.DataFrame([{"decides": settings.decides, "bootstrap_draws": 1000}])
+    about.to_csv(tmp_path / "about.csv", index=False)
     return tmp_path
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlvr_lib.artifacts import UserError, atomic_write_json
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.real2sim_results import JUDGED, Real2SimResults
 from rlvr_lib.profile import load_profile
 from rlvr_lib.report.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, evaluate_claims
@@ -52,7 +52,7 @@ def write(runs, base=0.3, rlvr=0.05, wrong=0.3, sensitivity=1.0, undecided=0):
         for task in TASKS for n in range(100)
     ]  # fmt: skip
     pd.DataFrame(held).to_csv(folder / "judge.csv", index=False)
-    atomic_write_json(folder / "about.json", {"decides": "wrong", "bootstrap_draws": 400})
+    pd.DataFrame([{"decides": "wrong", "bootstrap_draws": 400}]).to_csv(folder / "about.csv", index=False)
     return folder
 
 

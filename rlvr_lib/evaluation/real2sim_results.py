@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rlvr_lib.artifacts import UserError, read_json
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.real2sim import REAL
 from rlvr_lib.evaluation.real2sim_metrics import METRICS, Array, Confusion, Draws, agreement, closer, interval
 from rlvr_lib.evaluation.statistics import Interval
@@ -39,8 +39,8 @@ class Real2SimResults:
 
     @classmethod
     def read(cls, folder: Path, seed: int) -> "Real2SimResults":
-        """From episodes.csv, judge.csv and about.json; UserError naming the file when one is not as it should be."""
-        about = read_json(folder / "about.json")
+        """From episodes.csv, judge.csv and about.csv; UserError naming the file when one is not as it should be."""
+        (about,) = _table(folder / "about.csv", ("decides", "bootstrap_draws")).to_dict("records")
         episodes, judged = _table(folder / "episodes.csv", COLUMNS), _table(folder / "judge.csv", ("task", "look"))
         real = episodes[episodes["simulator"] == REAL]
         seen = real.assign(simulator=JUDGED, success=scores_of(real["verdict"]))

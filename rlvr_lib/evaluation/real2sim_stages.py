@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlvr_lib.artifacts import Stage, atomic_write_json, atomic_write_text
+from rlvr_lib.artifacts import Stage, atomic_write_text
 from rlvr_lib.evaluation.real2sim import simulate
 from rlvr_lib.evaluation.real2sim_dreams import dream
 from rlvr_lib.profile import Profile
@@ -77,5 +77,6 @@ def collect(folder: Path, profile: Profile, inputs: dict[str, Path]) -> dict[str
     atomic_write_text(folder / "episodes.csv", table.to_csv(index=False))
     atomic_write_text(folder / "judge.csv", (inputs["judge"] / "validation.csv").read_text(encoding="utf-8"))
     settings = profile.video.real2sim
-    atomic_write_json(folder / "about.json", {name: getattr(settings, name) for name in ABOUT})
+    about = pd.DataFrame([{name: getattr(settings, name) for name in ABOUT}])
+    atomic_write_text(folder / "about.csv", about.to_csv(index=False))
     return {"episodes": len(table)}

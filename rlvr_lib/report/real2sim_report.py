@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from rlvr_lib.report.build import Report
 
 FIGURE = "figure5_real2sim"
-CAPTION = "Figure 5: success in simulators and world models against real success, one point per policy and series."
+CAPTION = (
+    "Figure 5: success in simulators and world models against real success, a point per policy; dotted: ideal. "
+    "Judged rates are corrected for the judge's errors, or raw where that is not possible. Bars: 95 % intervals."
+)
 
 
 def tables(report: "Report", runs: Path) -> list[Table]:
