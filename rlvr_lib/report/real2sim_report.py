@@ -49,26 +49,49 @@ def _results(report: "Report", runs: Path, say_why: bool = False) -> Real2SimRes
     return None
 
 
+CLONED = (
+    "Substitutions: the real robot is the Meta-World simulator in which the episodes were recorded, a hand-made "
+    "simulator is the same one with wrong physics ({wrong}), RT-1 is a set of small networks cloned from scripted "
+    "experts."
+)
+RT1 = (
+    "Real rates of RT-1 (27 trials a cell) and SIMPLER's simulated ones are averages that SimplerEnv publishes; "
+    "nothing was tried on a robot or simulated here. World models' rates are means over the commands."
+)
+METHOD = (
+    "Every policy begins at the same recorded first frames everywhere. In simulators success is the simulator's; "
+    "in world models, and in the row on real pictures, a judge trained on real frames reads it from pictures, "
+    "never from a simulator's state. Undecided episodes count half. Judged rates are corrected for the judge's "
+    "errors on held-out real episodes (Rogan and Gladen), raw ones stand beside them; that the judge errs alike "
+    "on predicted frames is an assumption. An action that is no number is replaced by standing still, a sampled "
+    "id that is no code of a frame by the last code; both are counted and stay in. All tasks: all pairs of policy "
+    "and task together. MMRV is SIMPLER's, with strict comparisons; r has 1e-8 in its denominator. Brackets: 95 % "
+    "bootstrap over starts and over the judge's held-out episodes, training seeds not included. A dash: not "
+    "defined."
+)
+
+
 def caption(report: "Report") -> str:
     """What stands for what, how dreams were sampled, what the intervals cover, provenance."""
-    names = {
-        name: f"video.real2sim.{name}" for name in ("temperature", "top_k", "repetition_penalty", "rounds", "starts")
-    }
-    found = {name: setting(report.stages, dotted) for name, dotted in names.items()}
+    names = ("temperature", "top_k", "repetition_penalty", "rounds", "starts")
+    found = {name: setting(report.stages, f"video.real2sim.{name}") for name in names}
     stage = next((stage for stage in report.stages if stage.name == EVALUATION), StageRecord(EVALUATION))
     words = [
         *report.warnings,
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
-        "Substitutions: the real robot is the Meta-World simulator in which the episodes were recorded, a hand-made",
-        "simulator is the same one with wrong physics, RT-1 is a set of small networks cloned from scripted experts.",
-        "Every policy begins at the same recorded first frames everywhere.",
+        _substitutions(report),
         "Dreams: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items()) + ".",
-        "In simulators success is the simulator's; in world models, and in the row on real pictures, a judge trained",
-        "on real frames reads it from pictures. Undecided episodes count half. Judged rates are corrected for the",
-        "judge's errors on held-out real episodes (Rogan and Gladen), raw ones stand beside them; that the judge errs",
-        "alike on predicted frames is an assumption. MMRV is SIMPLER's, with strict comparisons; r has 1e-8 in its",
-        "denominator.",
-        "Brackets: 95 % bootstrap over starts and over the judge's held-out episodes. A dash: not defined.",
+        METHOD,
         provenance_text(stage.provenance) or "Provenance not recorded.",
     ]
     return " ".join(words)
+
+
+def _substitutions(report: "Report") -> str:
+    if setting(report.stages, "video.real2sim.policy_kind") == "rt1":
+        return RT1
+    wrong = [
+        f"{one['name']}: way per action x {one['action_scale']}, damping x {one['damping']}"
+        for one in setting(report.stages, "video.real2sim.hand_made") or []
+    ]
+    return CLONED.format(wrong="; ".join(wrong) or "not recorded")

@@ -38,7 +38,7 @@ def figure5_table(results: Real2SimResults, caption: str) -> Table:
     return Table("figure5_real2sim", title, data, blocks, caption, {})
 
 
-def kind_of(results: Real2SimResults, name: str) -> str:
+def kind_of(name: str) -> str:
     """What a row is, in words."""
     if name in MODELS.values():
         return "world model"
@@ -46,7 +46,7 @@ def kind_of(results: Real2SimResults, name: str) -> str:
 
 
 def _row(results: Real2SimResults, name: str, task: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"simulator": name, "kind": kind_of(results, name), "task": task}
+    row: dict[str, Any] = {"simulator": name, "kind": kind_of(name), "task": task}
     for metric in METRICS:
         row |= _cells(metric, results.metric(metric, name, task))
     if results.is_judged(name):
@@ -91,7 +91,7 @@ def rates_table(results: Real2SimResults) -> pd.DataFrame:
             row = {"task": task, "policy": policy}
             for name in (REAL, *results.evaluated):
                 row[name] = _text(results.rate(name, policy, task), 100, 0)
-                if kind_of(results, name) == "world model":
+                if kind_of(name) == "world model":
                     row[f"{name}, raw"] = _text(results.rate(name, policy, task, corrected=False), 100, 0)
             rows.append(row)
     return pd.DataFrame(rows)
