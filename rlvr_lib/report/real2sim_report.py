@@ -80,7 +80,8 @@ def caption(report: "Report") -> str:
         *report.warnings,
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
         _substitutions(report),
-        "Dreams: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items()) + ".",
+        "Dreams: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items()),
+        "(paper: 1.0, 100, 1.2, at most 16, train).",
         METHOD,
         provenance_text(stage.provenance) or "Provenance not recorded.",
     ]
