@@ -93,23 +93,23 @@ def right(frame, step):
 
 
 def test_an_episode_goes_on_a_little_after_success_and_ends_at_the_limit():
-    played = play(Counting(5), right, (0,), Physics(), 20)
+    played = play(Counting(5), right, (0,), Physics(), 20, 4)
     assert played.success and len(played.frames) == 1 + 5 + AFTER_SUCCESS
     assert [int(frame.max()) for frame in played.frames] == list(range(6 + AFTER_SUCCESS))
-    assert len(play(Counting(5), right, (0,), Physics(), 20, after=0).frames) == 6
-    late = play(Counting(20), right, (0,), Physics(), 20)
+    assert len(play(Counting(5), right, (0,), Physics(), 20, 4, after=0).frames) == 6
+    late = play(Counting(20), right, (0,), Physics(), 20, 4)
     assert late.success and len(late.frames) == 21
-    assert not play(Counting(21), right, (0,), Physics(), 20).success
+    assert not play(Counting(21), right, (0,), Physics(), 20, 4).success
 
 
 def test_actions_that_are_no_numbers_are_counted_and_the_arm_stays():
     def faulty(frame, step):
         return np.array([np.nan, 0, 0, 0]) if step % 2 else right(frame, step)
 
-    played = play(Counting(5), faulty, (0,), Physics(), 9)
+    played = play(Counting(5), faulty, (0,), Physics(), 9, 4)
     assert played.bad_actions == 4 and played.success  # five sound moves of nine
-    assert not play(Counting(5), faulty, (0,), Physics(), 8).success
-    assert play(Counting(1), lambda *_: np.zeros(3), (0,), Physics(), 2).bad_actions == 2  # too few numbers
+    assert not play(Counting(5), faulty, (0,), Physics(), 8, 4).success
+    assert play(Counting(1), lambda *_: np.zeros(3), (0,), Physics(), 2, 4).bad_actions == 2  # too few numbers
 
 
 def test_what_is_a_usable_action():

@@ -10,6 +10,7 @@ from rlvr_lib.evaluation import real2sim
 from rlvr_lib.evaluation.real2sim import FILMED, REAL, film_path, load_film, simulate, starts_of
 from rlvr_lib.evaluation.real2sim_dreams import Case, Watching, dream_rows
 from rlvr_lib.profile import load_profile
+from rlvr_lib.tokens.action_bins import ActionBins
 from rlvr_lib.training.dreams import Dreams
 from rlvr_lib.training.success_judge import FAILURE, SUCCESS, UNDECIDED, SuccessJudge
 from rlvr_lib.worlds.drawers import Recording
@@ -108,6 +109,7 @@ def staged(monkeypatch, episodes, profile):
         ("load_judge", lambda folder, profile: Bright()),
         ("open_episodes", lambda profile, data: episodes),
         ("recording_of", lambda data: Recording(seed=0)),
+        ("load_bins", lambda data: ActionBins([-1] * 4, [1] * 4)),
         ("_sets", {}),
     ):
         monkeypatch.setattr(real2sim, name, stand_in)

@@ -22,7 +22,7 @@ from rlvr_lib.profile import Profile
 from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
-from rlvr_lib.training.video import open_episodes
+from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.worlds.drawers import AFTER_SUCCESS, NOTE, Recording, prepare_worker
 from rlvr_lib.worlds.policy_scenes import Physics, PolicyScene, open_scene, play
 from rlvr_lib.worlds.renderers import choose_renderer
@@ -99,7 +99,7 @@ def simulate(folder: Path, profile: Profile, data: Path, policies: Path, judge: 
     names = policy_names(profile)
     parts = [Part(name, policy, task) for name in physics_of(profile) for policy in names for task in settings.tasks]
     missing = [part for part in parts if not part.path(folder, profile).exists()]
-    work = _Work(folder, profile, recording, tuple(starts), policies, judge)
+    work = _Work(folder, profile, recording, tuple(starts), policies, judge, load_bins(data).dims)
     for _ in track(_spread(work, missing, settings.workers), len(missing), "policies in simulators", "parts"):
         pass
     table = pd.concat([pd.read_csv(part.path(folder, profile)) for part in parts], ignore_index=True)
@@ -136,6 +136,7 @@ class _Work:
     starts: tuple[Start, ...]
     policies: Path
     judge: Path
+    dims: int
 
     def __call__(self, part: Part) -> None:
         scene, policies, judge = _stage_set(self, part.task)
@@ -145,7 +146,7 @@ class _Work:
             most = self.profile.video.real2sim.rounds * self.profile.video.multi_step.horizon
             after = AFTER_SUCCESS if part.simulator == REAL else 0  # nobody looks at the others' pictures afterwards
             physics = physics_of(self.profile)[part.simulator]
-            played = play(scene, acting, start.seed, physics, most, after=after)
+            played = play(scene, acting, start.seed, physics, most, self.dims, after)
             row = {name: getattr(part, name) for name in ("simulator", "policy", "task")}
             row |= {"episode": start.episode, "start": start.name, "success": float(played.success)}
             row |= {"frames": len(played.frames), "bad_actions": played.bad_actions}

@@ -71,8 +71,9 @@ class ClonedFramePolicy:
         numbers = torch.tensor([self.tasks.index(task) for task in tasks])
         moves = self.net(to_float(frames), numbers).numpy()
         if self.noise:
-            drawn = [np.random.default_rng((self.seed, episode, step)).normal(0, 1, MOVES) for episode in episodes]
-            moves[:, :MOVES] += self.noise * np.stack(drawn)
+            count = min(MOVES, moves.shape[1])
+            drawn = [np.random.default_rng((self.seed, episode, step)).normal(0, 1, count) for episode in episodes]
+            moves[:, :count] += self.noise * np.stack(drawn)
         return moves.astype(np.float32)
 
 

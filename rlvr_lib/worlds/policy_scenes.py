@@ -107,7 +107,7 @@ def play(
     seed: Sequence[int],
     physics: Physics,
     most: int,
-    dims: int = 4,
+    dims: int,
     after: int = AFTER_SUCCESS,
 ) -> Played:
     """Let a policy act at most ``most`` times; ``after`` more frames once it has succeeded, for a judge to see it.
