@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr_lib.profile_fields import Beta, Count, NotNegative, Positive, Section, Start, Whole, even_batches
+from rlvr_lib.profile_schema_real2sim import Real2Sim
 
 Widths = Annotated[list[Count], Field(min_length=2)]
 
@@ -169,6 +170,7 @@ class Video(Section):
     multi_step_third: MoreLikelihood = Field(description="The multi-step base after a third more updates (C8).")
     multi_step_same_time: MoreLikelihood = Field(description="The same after as long as RLVR takes (C8).")
     evaluation: VideoEvaluation = Field(description="Sampling and intervals of the tables (spec F.2).")
+    real2sim: Real2Sim = Field(description="Policies judged inside a world model (spec G, Figure 5).")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -17,7 +17,7 @@ from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import agent_tables, figures, video_claims, video_figures, video_rlvr_figures
+from rlvr_lib.report import agent_tables, figures, real2sim_report, video_claims, video_figures, video_rlvr_figures
 from rlvr_lib.report.analysis_report import analysis_pictures, analysis_tables
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
@@ -153,6 +153,7 @@ def _tables(report: Report, runs: Path) -> list[Table]:
     video = [
         *_video_tables(report, runs),
         *analysis_tables(runs, report.seed, lambda name: _short_caption(report, name)),
+        *real2sim_report.tables(report, runs),
     ]
     return [*_text_game_tables(report, runs), *web, *video]
 
@@ -267,7 +268,7 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
     analysed = analysis_pictures(runs, report.seed, folder, _metric_name(report))
     if not analysed:
         report.missing.append("Figure 4: the model analysis (notebook 36) has not been run yet")
-    return [*drawn, *analysed]
+    return [*drawn, *analysed, *real2sim_report.pictures(report, runs, folder)]
 
 
 def _metric_name(report: Report) -> str:

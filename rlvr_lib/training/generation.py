@@ -10,7 +10,7 @@ row, results here depend neither on the batch size nor on when rows leave the ba
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvr_lib.training.choosing import Chooser
+from rlvr_lib.training.choosing import Chooser, occurring
 from rlvr_lib.training.shared_prompt import ATTENTION, base_model, no_mask
 
 _DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
 _FIRST_CAPACITY = 64  # suffix tokens buffered at first; doubled when full
+# Row numbers (rows,) and their ids so far (rows, n) -> the given ids that follow.
+Fill = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -64,6 +66,8 @@ def sample(
     race: Tensor | None = None,
     graphs: bool | None = None,
     dtype: torch.dtype | None = None,
+    penalty: float = 1.0,
+    fill: Fill | None = None,
 ) -> SampleResult:
     """Sample `group_size` responses to each prompt.
 
@@ -88,6 +92,8 @@ def sample(
             never. The ids are the same up to floating-point round-off.
         dtype: with graphs, the precision of weights and cache (a cast copy of the model is kept); None: the model's,
             or that of autocast.
+        penalty: repetition penalty on all ids of the prompt and of the response so far; 1: none.
+        fill: asked for each run of given columns when it is reached; the ids in `given` then only mark the columns.
 
     Raises:
         ValueError: empty prompt, or a setting outside its range.
@@ -102,7 +108,7 @@ def sample(
         raise ValueError(f"uniforms: needs {(len(prompts), group_size, max_new_tokens)}, got {tuple(uniforms.shape)}")
     device = next(model.parameters()).device
     ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    chooser = Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k, race)
+    chooser = Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k, race, penalty)
     if race is not None and len(race) != max_new_tokens:
         raise ValueError(f"race: needs {max_new_tokens} rows, got {len(race)}")
     if greedy or race is not None:
@@ -112,7 +118,7 @@ def sample(
         uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source)
     uniforms = None if uniforms is None else uniforms.to(device)
     prefill_tokens = prefill_tokens or (4096 if device.type == "cpu" else 65536)
-    if graphs or (graphs is None and device.type == "cuda"):
+    if (graphs or (graphs is None and device.type == "cuda")) and fill is None and penalty == 1:
         shape = (group_size, max_new_tokens)
         arguments = (model, prompts, chooser, shape, uniforms, given, max_rows, prefill_tokens, dtype)
         fixed = _with_graphs(arguments, ends, top_p)
@@ -128,7 +134,7 @@ def sample(
             batch = _Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
             numbers = None if uniforms is None else uniforms[chosen].flatten(0, 1)
             known = None if given is None else given[chosen].repeat_interleave(group_size, 0).to(device)
-            _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known)
+            _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known, fill)
     return result
 
 
@@ -193,7 +199,7 @@ class _Batch:
 
     def __init__(self, model: nn.Module, prompts: list[Sequence[int]], group_size: int, prefill_tokens: int):
         self.model, self.device = model, next(model.parameters()).device
-        self.prompts, self.width = len(prompts), max(map(len, prompts))
+        self.texts, self.prompts, self.width = prompts, len(prompts), max(map(len, prompts))
         self.mask_dummy = no_mask(self.device)
         self.layers: dict[int, _Layer] = {}
         self.step, self.passes, self.capacity = 0, 0, _FIRST_CAPACITY
@@ -341,7 +347,14 @@ class _Batch:
 
 
 def _decode(
-    batch: _Batch, chooser: Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen, given: Tensor | None
+    batch: _Batch,
+    chooser: Chooser,
+    uniforms,
+    max_new_tokens: int,
+    result: SampleResult,
+    chosen,
+    given,
+    fill: Fill | None,
 ) -> None:
     """Run one batch to its end and write its responses into `result`; `given` (rows, max_new_tokens) as in `sample`."""
     started = time.perf_counter()
@@ -353,18 +366,26 @@ def _decode(
     done = torch.zeros(rows, dtype=torch.bool, device=device)
     look = 1 if device.type == "cpu" else 8  # asking a GPU how many rows are done stalls it
     known = [False] * max_new_tokens if given is None else (given[0] >= 0).tolist()
+    places = torch.tensor([chosen[row // group] * group + row % group for row in range(rows)], device=device)
+    seen = None if chooser.penalty == 1 else occurring(batch.texts, group, batch.logits)
     for step in range(max_new_tokens):
         if known[step]:
             continue  # was fed with the sampled token before it
-        following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step], step)
+        numbers, marks = (None if rows is None else rows[alive] for rows in (uniforms, seen))
+        following = chooser(batch.logits, None if numbers is None else numbers[:, step], step, marks)
         tokens[step, alive] = following
         ends = chooser.is_end(following) & ~done
         done = done | ends
         lengths[alive] = torch.where(ends, step + 1, lengths[alive])
         run = step + 1
         while run < max_new_tokens and known[run]:
-            tokens[run, alive] = given[alive, run]
             run += 1
+        if run > step + 1:
+            if fill is not None:
+                given[alive, step + 1 : run] = fill(places[alive], tokens[: step + 1, alive].T).to(device)
+            tokens[step + 1 : run, alive] = given[alive, step + 1 : run].T
+        if seen is not None:
+            seen[alive] = seen[alive].scatter(1, tokens[step:run, alive].T, True)
         if run == max_new_tokens:
             break
         if step % look == 0:
@@ -381,7 +402,7 @@ def _decode(
     ended[alive] = done
     columns = tokens.T.tolist()
     for row, (length, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True)):
-        place = chosen[row // group] * group + row % group
+        place = int(places[row])
         result.completions[place], result.ended[place] = columns[row][:length], end
     result.seconds["prefill"] += batch.seconds
     result.seconds["decode"] += time.perf_counter() - started
