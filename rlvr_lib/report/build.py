@@ -14,16 +14,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
+from rlvr_lib.evaluation.domains import evaluation_name
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import agent_tables, figures, video_claims, video_figures, video_rlvr_figures
+from rlvr_lib.report import agent_tables, domain_tables, figures, video_claims, video_figures, video_rlvr_figures
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
 from rlvr_lib.report.scores import LABELS, WEB_COLUMNS, WEB_LABELS, load_scores
 from rlvr_lib.report.stages import (
     StageRecord,
+    domain_records,
     edited_outputs,
     log_label,
     metrics_logs,
@@ -34,7 +36,8 @@ from rlvr_lib.report.stages import (
 from rlvr_lib.report.tables import per_game, table1
 from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
 from rlvr_lib.report.web_tables import by_site, table2
-from rlvr_lib.training.released import VIDEO_PARTS, curve_of
+from rlvr_lib.training.released import VIDEO_PARTS, VIDEO_STAGES, curve_of
+from rlvr_lib.training.video_stages import DOMAIN_PARTS
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
@@ -80,7 +83,8 @@ def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
     the page and never an error; a disk that cannot be written is a UserError.
     """
     runs, folder = runs_folder(profile), report_folder(profile)
-    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stage_records(runs))
+    stages = [*stage_records(runs), *domain_records(runs)]
+    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stages)
     report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
     report.weights = weights_text(report.stages)
     report.substitutions = list(dict.fromkeys(text for stage in report.stages for text in stage.substitutions))
@@ -141,6 +145,8 @@ def weights_text(stages: list[StageRecord]) -> str:
     parts = {"text-game base": "text_game.pretrain.start", "text-game SFT": "text_game.sft.start"}
     parts |= {"web-page base": "web_page.pretrain.start", "web-page SFT": "web_page.sft.start"}
     parts |= {f"video {part.replace('_', ' ')}": f"video.{part}.start" for part in VIDEO_PARTS}
+    for domain, title in domain_tables.TITLES.items():
+        parts |= {f"{title} {part.replace('_', ' ')}": f"{domain}.video.{part}.start" for part in DOMAIN_PARTS}
     found = {label: setting(stages, dotted) for label, dotted in parts.items()}
     texts = [f"{label} {words.get(str(start), start)}" for label, start in found.items() if start]
     return ", ".join(texts) or "not recorded yet"
@@ -149,7 +155,7 @@ def weights_text(stages: list[StageRecord]) -> str:
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
     web = [*_web_tables(report, runs), *_agent_tables(report, runs)]
-    return [*_text_game_tables(report, runs), *web, *_video_tables(report, runs)]
+    return [*_text_game_tables(report, runs), *web, *_video_tables(report, runs), *_domain_tables(report, runs)]
 
 
 def _text_game_tables(report: Report, runs: Path) -> list[Table]:
@@ -210,6 +216,43 @@ def _video_tables(report: Report, runs: Path) -> list[Table]:
     ]
     scores = {kind: read_video_scores(path) for kind, path in paths.items()}
     return [table3(scores, report.seed, " ".join(words))]
+
+
+def _domain_tables(report: Report, runs: Path) -> list[Table]:
+    """Table 4 as far as it has been evaluated."""
+    scores = domain_tables.domain_scores(runs)
+    report.missing += [
+        f"Table 4: {title} has not been evaluated yet"
+        for domain, title in domain_tables.TITLES.items()
+        if domain not in scores
+    ]
+    if not scores:
+        return []
+    records = {record.name: record for record in report.stages}
+    stage = records.get(evaluation_name(next(iter(scores))), StageRecord("other domains"))
+    steps = {domain: _kept_steps(records.get(f"{domain}/{VIDEO_STAGES['single_step']}")) for domain in scores}
+    words = [
+        *report.warnings,
+        f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
+        *(text for domain in scores for text in _substitutions(records.get(f"{domain}/video_data"))),
+        domain_tables.updates_text(steps),
+        domain_tables.ABSENT,
+        "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on DINO-WM's files; not "
+        "comparable.",
+        provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",
+    ]
+    return [domain_tables.table4(scores, report.seed, " ".join(words))]
+
+
+def _kept_steps(stage: StageRecord | None) -> int | None:
+    """Likelihood updates behind a base model; released weights carry those of their own training."""
+    facts = dict(stage.facts) if stage else {}
+    facts = facts.get("manifest", {}).get("facts", facts)
+    return facts.get("kept_step") or facts.get("steps")
+
+
+def _substitutions(stage: StageRecord | None) -> list[str]:
+    return [f"Substituted: {text}." for text in stage.substitutions] if stage else []
 
 
 def _updates_text(report: Report) -> str:

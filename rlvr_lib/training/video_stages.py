@@ -15,6 +15,7 @@ from rlvr_lib.training.video import CONTROLS, KINDS, make_longer, make_tokenizer
 
 TOKENIZERS = {"single_step": "frame", "multi_step": "compressive"}
 TRAINED = (*(f"{name}_tokenizer" for name in TOKENIZERS.values()), *KINDS, *CONTROLS)
+DOMAIN_PARTS = ("frame_tokenizer", "single_step")  # what is trained and released per domain
 WAVES: tuple[Sequence[str], ...] = (TRAINED[:2], TRAINED[2:4], TRAINED[4:])  # parts that can be trained side by side
 
 

@@ -75,7 +75,7 @@ def push_of(action: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def action_of(push: ArrayLike) -> NDArray[np.float32]:
-    """The inverse of :func:`push_of`: start and end in table units -> float32 [4], places outside brought to the rim."""
+    """The inverse of :func:`push_of`: start and end in table units -> float32 [4]; outside is brought to the rim."""
     return (np.clip(np.asarray(push), 0, TABLE) / TABLE * 2 - 1).astype(np.float32).reshape(4)
 
 
