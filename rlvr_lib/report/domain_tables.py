@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from rlvr_lib.evaluation.domains import KIND, evaluation_name
+from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_domains import DOMAINS
 from rlvr_lib.report.formats import Table
 from rlvr_lib.report.tables import paper_table
-from rlvr_lib.report.video_tables import PAPER, metric_row, printed_rows, read_video_scores
+from rlvr_lib.report.video_tables import metric_row, printed_rows, read_video_scores
 
 TITLES = {"pusht": "PushT", "rope": "Rope", "granular": "Granular"}
 QUOTED = ("dino_wm", "avdc")  # rows of the paper that we have no model for
@@ -53,10 +54,23 @@ def table4(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Table
     return Table("table4_other_domains", title, data, blocks, caption, {})
 
 
+def start_note(profile: Profile) -> str:
+    """Said aloud where models are trained for a moment instead of being loaded."""
+    shared = profile.domains
+    starts = {shared.frame_tokenizer.start, shared.single_step.start}
+    if "scratch" not in starts:
+        return "Tokenizers and base models: the released weights."
+    return (
+        f"TRAINED HERE FROM NOTHING, no released weights: {shared.frame_tokenizer.iterations} tokenizer iterations and "
+        f"{shared.single_step.steps} likelihood updates per domain (the paper's robot video: 600 000 and 990 000). "
+        "Compare the rows with each other, not with the paper's."
+    )
+
+
 def updates_text(steps: Mapping[str, int | None]) -> str:
     """Likelihood updates of each domain's base model."""
     words = ", ".join(f"{TITLES[domain]} {count or 'an unknown number of'}" for domain, count in steps.items())
     return f"Likelihood updates: {words}."
 
 
-__all__ = ["ABSENT", "PAPER", "TITLES", "domain_scores", "paper_domains", "table4", "updates_text"]
+__all__ = ["ABSENT", "TITLES", "domain_scores", "paper_domains", "start_note", "table4", "updates_text"]

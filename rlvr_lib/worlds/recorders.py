@@ -3,7 +3,6 @@
 A recorder takes the folder of a set, the seed and the profile's ``video.data``, and returns facts of the set.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -39,15 +38,9 @@ def _tabletop(folder: Path, seed: int, settings: VideoData) -> dict[str, Any]:
         partial(record, recording),
         workers=settings.workers,
         label=settings.source,
-        prepare=_one_thread,
         averaged=(measure,),
     )
     return {**facts, "substitutions": [words]}
-
-
-def _one_thread() -> None:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
 
 
 # Simulator, frames of an episode, the fact of an episode that describes it, and what the set stands in for.

@@ -27,13 +27,14 @@ def record_episodes(
     *,
     workers: int,
     label: str,
-    prepare: Callable[[], None],
+    prepare: Callable[[], None] | None = None,
     averaged: Sequence[str] = ("success",),
 ) -> dict[str, Any]:
     """Record episodes 0..n-1 into ``folder``; whole ones that are there already are kept. Returns facts of the set.
 
     ``settings`` decide about the content; a folder begun with other ones is a UserError. ``prepare`` runs once in every
-    recording process. ``averaged`` names facts of episodes whose mean describes the set.
+    recording process; without it a single worker records right here. ``averaged`` names facts of episodes whose mean
+    describes the set.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _same_recording(folder / NOTE, settings)
@@ -61,9 +62,12 @@ class _Work:
         save_episode(self.folder / f"{number:05d}.npz", self.record(number))
 
 
-def _spread(work: _Work, numbers: list[int], workers: int, prepare: Callable[[], None]) -> Iterator[None]:
+def _spread(work: _Work, numbers: list[int], workers: int, prepare: Callable[[], None] | None) -> Iterator[None]:
     """Run in processes of their own (OpenGL and MuJoCo read their settings when first imported)."""
     if not numbers:
+        return
+    if prepare is None and workers == 1:  # starting a process takes longer than a few episodes
+        yield from map(work, numbers)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(min(workers, len(numbers)), initializer=prepare) as pool:
