@@ -16,6 +16,9 @@ from rlvr_lib.worlds.video_episodes import Episode
 
 STEP = 0.01  # seconds of a physics step
 SPEED = 500.0  # of the tool, table units a second
+ITERATIONS = 30  # of the solver: with its ten the rope stretches
+FIRM = 1e-20  # what is left of a gap between the rope's pieces after a second
+REST = 10  # physics steps after a push
 REACH = 200.0  # length of an aimed push
 GRADES = {"random": None, "rough": 60.0, "aimed": 8.0}  # how far a push's aim misses the material
 CLOTH, ROPE, ROPE_END = (226, 214, 192), (158, 62, 44), (52, 70, 120)
@@ -36,7 +39,7 @@ class Material:
     def reset(self, rng: np.random.Generator) -> None:
         """A fresh table with the material somewhere on it, at rest."""
         self.space = self.pymunk.Space()
-        self.space.damping = 0.0
+        self.space.damping, self.space.iterations = 0.0, ITERATIONS
         corners = [(0, 0), (TABLE, 0), (TABLE, TABLE), (0, TABLE)]
         for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
             self.space.add(self.pymunk.Segment(self.space.static_body, start, end, 4))
@@ -74,7 +77,8 @@ class Material:
         for _ in range(round(length / SPEED / STEP)):
             self.space.step(STEP)
         self.space.remove(shape, body)
-        self.space.step(STEP)
+        for _ in range(REST):  # what was stretched or pressed comes to rest
+            self.space.step(STEP)
 
 
 class Rope(Material):
@@ -92,8 +96,8 @@ class Rope(Material):
             self.bodies.append(self._piece(place, float(turn)))
         for one, two in zip(self.bodies, self.bodies[1:], strict=False):
             pin = pymunk.PivotJoint(one, two, (SEGMENT / 2, 0), (-SEGMENT / 2, 0))
-            pin.collide_bodies = False
-            spring = pymunk.DampedRotarySpring(one, two, 0.0, 4e4, 2e3)
+            pin.error_bias = FIRM
+            spring = pymunk.DampedRotarySpring(one, two, 0.0, 4e3, 2e3)
             self.space.add(pin, spring, pymunk.RotaryLimitJoint(one, two, -0.7, 0.7))
 
     def _piece(self, place: NDArray, turn: float) -> object:

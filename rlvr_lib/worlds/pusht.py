@@ -138,8 +138,9 @@ def _environment() -> Any:
 
 
 def _placed(corners: NDArray, place: NDArray, angle: float) -> NDArray[np.float64]:
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return corners @ turn.T + place
+    """Corners turned and moved; number by number, for a matrix product's last bit differs from call to call."""
+    (x, y), cosine, sine = corners.T, np.cos(angle), np.sin(angle)
+    return np.stack([cosine * x - sine * y + place[0], sine * x + cosine * y + place[1]], axis=1)
 
 
 def plan(scene: PushTScene, candidates: int, rng: np.random.Generator) -> NDArray[np.float64]:
