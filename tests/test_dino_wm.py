@@ -1,6 +1,7 @@
 """DINO-WM's files: small ones written in its public format, read back; what is missing, damaged or wrong is named."""
 
 import pickle
+import shutil
 
 import av
 import numpy as np
@@ -95,9 +96,7 @@ def test_a_broken_conversion_goes_on_and_a_damaged_episode_is_listed(pusht, tmp_
     assert len(EpisodeSet(tmp_path / "out")["train_000001.npz"]) == 1
 
 
-def test_padding_that_a_film_reaches_is_an_action_out_of_range(pusht, rope, tmp_path, capsys):
-    import shutil
-
+def test_padding_that_a_film_reaches_is_an_action_out_of_range(pusht, tmp_path, capsys):
     copy = tmp_path / "longer"
     shutil.copytree(pusht, copy)
     film(copy / "train" / "obses" / "episode_001.mp4", 15)  # six frames into the padding
@@ -168,3 +167,12 @@ def test_wrong_folders_are_told_which_one_is_meant(pusht, tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"no film at all")
     with pytest.raises(UserError, match="damaged or no film"):
         read_film(tmp_path / "film.mp4")
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    from rlvr_lib.cli import main
+
+    for words, told in (([], "no such folder"), (["--size", "0"], "--size: must be at least 1, not 0")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["convert-dino-wm", str(tmp_path / "nowhere"), str(tmp_path / "out"), *words])
+        assert stopped.value.code == 2 and told in capsys.readouterr().err

@@ -97,8 +97,7 @@ def take_released(part: str, profile: Profile, folder: Path, modality: str = "te
 def released_video(part: str, profile: Profile) -> Path:
     """Folder of released video weights (a name of ``VIDEO_PARTS``) of the profile's own data: drawers, PushT, rope,
     granular. They only fit the recorded episodes at their size, and never the very episodes they were trained on."""
-    source = profile.video.data.source
-    scratch = f"{'video' if source in ('drawers', 'rt1') else 'domains'}.{part}.start=scratch"
+    source, scratch = profile.video.data.source, f"{start_key(part, profile)}=scratch"
     if source not in RECORDERS:
         raise UserError(f"the released {part} knows the embedded {_known(source)} only: set {scratch}")
     folder = _weights_of(source) / part
@@ -114,6 +113,11 @@ def released_video(part: str, profile: Profile) -> Path:
     if trained_on != (profile.video.data.height, profile.video.data.width):
         raise UserError(f"the released {part} knows frames of {trained_on[0]} x {trained_on[1]}: set {scratch}")
     return folder
+
+
+def start_key(part: str, profile: Profile) -> str:
+    """The setting that says where a part of robot video, or of another domain, starts from."""
+    return f"{'video' if profile.video.data.source in ('drawers', 'rt1') else 'domains'}.{part}.start"
 
 
 def _known(source: str) -> str:

@@ -81,10 +81,9 @@ def _measured(episodes: EpisodeSet) -> ActionBins:
 def open_episodes(profile: Profile, data: Path) -> EpisodeSet:
     """The set of a profile, checked; at most ``episodes`` of it."""
     settings = profile.video.data
-    if settings.source == "rt1" and not settings.root:
-        raise UserError(
-            "video.data.root: set it to a folder made by `rlvr convert-rt1`, or use video.data.source=drawers"
-        )
+    if settings.source not in RECORDERS and not settings.root:
+        command = f"rlvr convert-{settings.source.replace('_', '-')}"
+        raise UserError(f"video.data.root: set it to a folder made by `{command}`, or use video.data.source=drawers")
     folder = data / "episodes" if settings.source in RECORDERS else Path(settings.root).expanduser()
     episodes = EpisodeSet(folder, settings.test_every)
     episodes.limit(settings.episodes)

@@ -106,7 +106,10 @@ class EpisodeSet:
     def __init__(self, folder: Path, test_every: int = 100, need_actions: bool = True):
         self.folder, self.need_actions = Path(folder), need_actions
         if not self.folder.is_dir():
-            raise UserError(f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root")
+            raise UserError(
+                f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root (other domains: 35, "
+                "domains.<name>.root)"
+            )
         self.names = sorted(path.name for path in self.folder.glob("*.npz"))
         if not self.names:
             raise UserError(f"{folder} holds no .npz episodes")
