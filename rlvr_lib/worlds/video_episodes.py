@@ -107,8 +107,8 @@ class EpisodeSet:
         self.folder, self.need_actions = Path(folder), need_actions
         if not self.folder.is_dir():
             raise UserError(
-                f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root (other domains: 35, "
-                "domains.<name>.root)"
+                f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root "
+                "(other domains: 35, domains.<name>.root)"
             )
         self.names = sorted(path.name for path in self.folder.glob("*.npz"))
         if not self.names:
