@@ -100,7 +100,8 @@ def printed_rows(data: pd.DataFrame) -> pd.DataFrame:
         if key in data and data[key].notna().any():
             shown[head] = interval_column(data, key, digits=1 if key == "repetition" else 2)
     if "n_moving" in data and data["n_moving"].notna().any():
-        shown["n moving"] = data["n_moving"].fillna(0).astype(int)
+        moves = data["n_moving"].fillna(0).astype(int)
+        shown["n moving"] = [EMPTY if pd.isna(n) else str(count) for n, count in zip(data["n"], moves, strict=True)]
     for key in ("repetition", "mse", "psnr", "ssim", "lpips"):
         column = f"paper_{key}"
         if column in data and data[column].notna().any():
