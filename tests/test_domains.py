@@ -182,7 +182,7 @@ def test_table_4_keeps_the_papers_numbers_in_columns_of_their_own(tmp_path):
     shown = table.blocks["Rope"].set_index("row")
     assert shown.loc["DINO-WM (as reported elsewhere)", "paper: LPIPS-VGG"] == "0.9"
     assert shown.loc["DINO-WM (as reported elsewhere)", "MSE"] == "–" and "paper: SSIM" not in shown
-    assert list(shown.loc[["base", "DINO-WM (as reported elsewhere)"], "n moving"]) == ["40", "–"]
+    assert list(shown.loc[["base", "DINO-WM (as reported elsewhere)"], "n moving"]) == [40, "–"]
     assert paper_domains().loc[("granular", "dino_wm"), "ssim"] == 94.0
 
 

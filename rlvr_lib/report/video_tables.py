@@ -93,7 +93,7 @@ def _cells(key: str, interval: Interval, scale: float) -> dict[str, float]:
 def printed_rows(data: pd.DataFrame) -> pd.DataFrame:
     """A block as people read it; rows without numbers of ours (the paper's alone) have dashes."""
     metric = data["metric"].iloc[0]
-    counts = [EMPTY if pd.isna(n) else f"{n:.0f}" for n in data["n"]]
+    counts = [EMPTY if pd.isna(n) else int(n) for n in data["n"]]
     shown = pd.DataFrame({"row": data["model"], "n": counts})
     heads = {**HEADS, "perceptual": metric, "perceptual_moving": f"{metric}, moving segments"}
     for key, head in heads.items():
@@ -101,7 +101,7 @@ def printed_rows(data: pd.DataFrame) -> pd.DataFrame:
             shown[head] = interval_column(data, key, digits=1 if key == "repetition" else 2)
     if "n_moving" in data and data["n_moving"].notna().any():
         moves = data["n_moving"].fillna(0).astype(int)
-        shown["n moving"] = [EMPTY if pd.isna(n) else str(count) for n, count in zip(data["n"], moves, strict=True)]
+        shown["n moving"] = [EMPTY if pd.isna(n) else count for n, count in zip(data["n"], moves, strict=True)]
     for key in ("repetition", "mse", "psnr", "ssim", "lpips"):
         column = f"paper_{key}"
         if column in data and data[column].notna().any():
