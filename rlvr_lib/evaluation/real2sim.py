@@ -23,8 +23,9 @@ from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
 from rlvr_lib.training.video import load_bins, open_episodes
-from rlvr_lib.worlds.drawers import AFTER_SUCCESS, NOTE, Recording, prepare_worker
+from rlvr_lib.worlds.drawers import AFTER_SUCCESS, Recording, prepare_worker
 from rlvr_lib.worlds.policy_scenes import Physics, PolicyScene, open_scene, play
+from rlvr_lib.worlds.recording import NOTE
 from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from rlvr_lib.artifacts import UserError, read_json
-from rlvr_lib.worlds.drawers import AFTER_SUCCESS, NOTE
+from rlvr_lib.worlds.drawers import AFTER_SUCCESS
+from rlvr_lib.worlds.recording import NOTE
 from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet
 
 
