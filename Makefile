@@ -15,7 +15,8 @@ endif
 
 # Modules where types pay: what everybody builds on.
 TYPED := rlvr_lib/files.py rlvr_lib/artifacts.py rlvr_lib/progress.py rlvr_lib/profile.py rlvr_lib/profile_fields.py rlvr_lib/profile_schema.py \
-  rlvr_lib/profile_schema_agent.py rlvr_lib/notebooks.py rlvr_lib/notebook_rules.py rlvr_lib/runner.py rlvr_lib/cli.py rlvr_lib/status.py rlvr_lib/doctor.py
+  rlvr_lib/profile_schema_agent.py rlvr_lib/profile_schema_analysis.py rlvr_lib/profile_schema_domains.py rlvr_lib/profile_schema_real2sim.py \
+  rlvr_lib/notebooks.py rlvr_lib/notebook_rules.py rlvr_lib/runner.py rlvr_lib/cli.py rlvr_lib/status.py rlvr_lib/doctor.py
 
 .PHONY: help setup test lint reproduce lab bench clean
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_lib.artifacts import UserError, atomic_write_text, disk_fault
-from rlvr_lib.profile import Profile, load_profile, profile_names
+from rlvr_lib.profile import Profile, domain_profile, load_profile, profile_names
+from rlvr_lib.profile_schema_domains import DOMAINS
 from rlvr_lib.progress import say
 
 RUN_OPTIONS = "reproduce", "status", "report", "settings", "release"
@@ -50,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "status", _status, "what has run, what is stale, what failed")
     _command(commands, "report", _report, "rebuild the report from what exists")
     _command(commands, "settings", _settings, "every setting of a profile with its source")
-    release = _command(commands, "release", _release, "train the robot-video weights and put them into data/weights")
+    release = _command(commands, "release", _release, "train the video weights and put them into data/weights")
     release.add_argument("--only", help="parts, for example frame_tokenizer,single_step (default: all)")
+    release.add_argument("--domain", choices=DOMAINS, help="the weights of another domain instead of robot video")
     release.add_argument("--jobs", type=int, default=1, help="parts trained side by side")
     doctor = _command(commands, "doctor", _doctor, "what this machine can do and what each profile would miss")
     doctor.add_argument("--network", action="store_true", help="also try to reach the model hub")
@@ -69,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     video.add_argument("--prediction", type=Path, required=True, metavar="DIR")
     video.add_argument("--net", choices=("squeeze", "vgg", "alex"), default="squeeze", help="trunk of LPIPS")
     video.add_argument("--per-item", type=Path, metavar="OUT.csv", help="write every segment's metrics")
+    dino = _command(commands, "convert-dino-wm", _convert_dino_wm, "DINO-WM's PushT, rope or granular files likewise")
+    dino.add_argument("source", type=Path, help="pusht_noise, or deformable/rope, deformable/granular")
+    dino.add_argument("target", type=Path, help="folder for the episodes; a broken conversion goes on there")
+    dino.add_argument("--size", type=int, default=224, help="rows and columns of a frame; 224 keeps them as they are")
+    dino.add_argument("--frame-every", type=int, help="frames apart; their actions are joined (PushT: 5, else 1)")
+    dino.add_argument("--episodes", type=int, default=None, help="convert at most so many per split")
     convert = _command(commands, "convert-rt1", _convert_rt1, "RT-1 (RLDS or LeRobot) to one file per episode")
     convert.add_argument("source", type=Path, help="folder with TFRecord shards, or a LeRobot data set")
     convert.add_argument("target", type=Path, help="folder for the episodes; a broken conversion goes on there")
@@ -161,11 +169,13 @@ def _settings(given: argparse.Namespace) -> int:
 
 
 def _release(given: argparse.Namespace) -> int:
-    from rlvr_lib.training.video_stages import TRAINED, train_and_release
+    from rlvr_lib.training.video_stages import DOMAIN_PARTS, TRAINED, train_and_release
 
     profile = _profile(given)
+    if given.domain:
+        profile = domain_profile(profile, given.domain)
     profile.seed_everything()
-    parts = given.only.split(",") if given.only else TRAINED
+    parts = given.only.split(",") if given.only else (DOMAIN_PARTS if given.domain else TRAINED)
     for folder in train_and_release(profile, parts, shlex.join(["rlvr", *sys.argv[1:]]), given.jobs):
         say(f"released: {folder}")
     return 0
@@ -215,6 +225,17 @@ def _convert_rt1(given: argparse.Namespace) -> int:
     if given.episodes is not None and given.episodes < 1:
         raise UserError(f"--episodes: must be at least 1, not {given.episodes}")
     facts = convert_rt1(given.source, given.target, given.episodes)
+    say(f"{facts['episodes']} episodes in {given.target}, {len(facts['damaged'])} could not be read")
+    return 0
+
+
+def _convert_dino_wm(given: argparse.Namespace) -> int:
+    from rlvr_lib.worlds.dino_wm import convert_dino_wm
+
+    for name in ("size", "frame_every", "episodes"):
+        if (value := getattr(given, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}: must be at least 1, not {value}")
+    facts = convert_dino_wm(given.source, given.target, given.size, given.frame_every, given.episodes)
     say(f"{facts['episodes']} episodes in {given.target}, {len(facts['damaged'])} could not be read")
     return 0
 

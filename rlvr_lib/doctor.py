@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from rlvr_lib.artifacts import ROOT
 from rlvr_lib.profile import Profile, load_profile, profile_names
+from rlvr_lib.profile_schema_domains import DOMAINS
 from rlvr_lib.provenance import hardware, usable_cores
 from rlvr_lib.worlds.browser_find import find_browser, why_no_browser
 from rlvr_lib.worlds.renderers import choose_renderer
@@ -150,6 +151,11 @@ def missing(profile: Profile) -> list[str]:
     video = profile.video
     if video.data.source == "rt1" and not Path(video.data.root or "unset").expanduser().is_dir():
         lacks.append("RT-1 episodes (rlvr convert-rt1, then set video.data.root)")
+    if profile.domains.source == "dino_wm":
+        roots = {name: getattr(profile.domains, name).root for name in DOMAINS}
+        lacking = [name for name, root in roots.items() if not Path(root or "unset").expanduser().is_dir()]
+        if lacking:
+            lacks.append(f"DINO-WM's {', '.join(lacking)} (rlvr convert-dino-wm, then set domains.{lacking[0]}.root)")
     if video.metric not in trunks_found():
         lacks.append(f"the {video.metric} trunk of LPIPS ({TRUNKS[video.metric]})")
     return lacks

@@ -48,7 +48,10 @@ NOTEBOOKS = (
     Notebook("32_video_pretraining", after=("31",), uses=("video",)),
     Notebook("33_video_rlvr", after=("32",), uses=("video",)),
     Notebook("34_video_evaluation", after=("33",), uses=("video",)),
-    Notebook("90_report", after=_ALL, uses=("text_game", "web_page", "video")),
+    Notebook("35_other_domains", uses=("domains", "video")),
+    Notebook("36_model_analysis", after=("33",), uses=("video", "analysis")),
+    Notebook("37_real2sim", after=("33",), uses=("video",)),
+    Notebook("90_report", after=_ALL, uses=("text_game", "web_page", "video", "domains", "analysis")),
 )
 
 

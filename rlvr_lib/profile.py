@@ -19,6 +19,8 @@ from pydantic import Field, ValidationError, model_validator
 from rlvr_lib.files import UserError
 from rlvr_lib.profile_fields import Count, Section
 from rlvr_lib.profile_schema import TextGame, WebPage
+from rlvr_lib.profile_schema_analysis import ModelAnalysis
+from rlvr_lib.profile_schema_domains import DOMAINS, DomainData, Domains
 from rlvr_lib.profile_schema_video import Video
 from rlvr_lib.provenance import ROOT
 
@@ -37,6 +39,8 @@ class Profile(Section):
     text_game: TextGame = Field(description="Text-game state prediction: the paper's section 4.")
     web_page: WebPage = Field(description="Web-page state prediction: the paper's section 4.")
     video: Video = Field(description="Robot video: the paper's section 5.")
+    analysis: ModelAnalysis = Field(description="Robot video looked at more closely: the paper's Figure 4.")
+    domains: Domains = Field(description="PushT, rope, granular: the paper's Table 4.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -88,6 +92,36 @@ def load_profile(name: str, seed: int | str | None = None, overrides: str | None
         return Profile.model_validate_json(json.dumps({**data, "name": name}))
     except ValidationError as error:
         raise UserError(f"profile {name}: {_first_problem(error)}") from None
+
+
+def domain_profile(profile: Profile, domain: str) -> Profile:
+    """A profile whose robot video is another domain (``pusht``, ``rope``, ``granular``).
+
+    Its runs lie in a folder of their own, ``runs/<profile>/<domain>``, and everything that works on ``profile.video``
+    (stages, trainers, evaluation) works on it unchanged. UserError for an unknown domain or a missing folder of files.
+    """
+    if domain not in DOMAINS:
+        raise UserError(f"no domain {domain!r}; there are {', '.join(DOMAINS)}")
+    shared = profile.domains
+    own: DomainData = getattr(shared, domain)
+    recorded = shared.source == "recorded"
+    if not recorded and not own.root:
+        raise UserError(
+            f"domains.{domain}.root: set it to a folder made by `rlvr convert-dino-wm`, or use domains.source=recorded"
+        )
+    data = {
+        **{key: getattr(shared, key) for key in ("height", "width", "test_every", "test_segments", "workers")},
+        **{"source": domain if recorded else "dino_wm", "root": own.root, "ranges": "measured"},
+        **{"episodes": own.episodes, "frame_every": own.frame_every, "jitter": False, "crop": False},
+    }
+    parts = {
+        "data": profile.video.data.model_copy(update=data),
+        "frame_tokenizer": shared.frame_tokenizer,
+        "single_step": shared.single_step.model_copy(update={"context": own.context}),
+        "single_step_rlvr": shared.single_step_rlvr,
+    }
+    update = {"name": f"{profile.name}/{domain}", "video": profile.video.model_copy(update=parts)}
+    return profile.model_copy(update=update)
 
 
 def profile_names() -> list[str]:

@@ -5,15 +5,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr_lib.profile_fields import Beta, Count, NotNegative, Positive, Section, Start, Whole, even_batches
+from rlvr_lib.profile_schema_real2sim import Real2Sim
 
 Widths = Annotated[list[Count], Field(min_length=2)]
 
 
 class VideoData(Section):
-    source: Literal["drawers", "rt1"] = Field(
-        description="Meta-World drawers recorded here, or RT-1 converted to one file per episode (spec A.1)."
+    source: Literal["drawers", "rt1", "pusht", "rope", "granular", "dino_wm"] = Field(
+        description="Meta-World drawers recorded here, or RT-1 converted to one file per episode (spec A.1); the "
+        "others are set by the section domains."
     )
-    root: str = Field(description="Folder of converted RT-1 episodes, for source rt1. Our choice.")
+    root: str = Field(description="Folder of converted episodes, for sources rt1 and dino_wm. Our choice.")
     episodes: Count = Field(description="Episodes recorded (drawers) or used at most (rt1); spec A.1: 87 212.")
     height: Count = Field(description="Rows of a frame; spec A.1: 256.")
     width: Count = Field(description="Columns of a frame; spec A.1: 320.")
@@ -169,20 +171,34 @@ class Video(Section):
     multi_step_third: MoreLikelihood = Field(description="The multi-step base after a third more updates (C8).")
     multi_step_same_time: MoreLikelihood = Field(description="The same after as long as RLVR takes (C8).")
     evaluation: VideoEvaluation = Field(description="Sampling and intervals of the tables (spec F.2).")
+    real2sim: Real2Sim = Field(description="Policies judged inside a world model (spec G, Figure 5).")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         for name, tokenizer in (("frame", self.frame_tokenizer), ("compressive", self.compressive_tokenizer)):
-            factor = 2 ** (len(tokenizer.widths) - 1)
-            if any(width % tokenizer.norm_groups for width in tokenizer.widths):
-                raise ValueError(f"{name}_tokenizer.widths: must be multiples of norm_groups, {tokenizer.norm_groups}")
-            for side in ("height", "width"):
-                if getattr(self.data, side) % factor:
-                    raise ValueError(
-                        f"data.{side}: {getattr(self.data, side)} is not a multiple of {factor}, "
-                        f"which {name}_tokenizer.widths asks for"
-                    )
+            check_sizes(name, tokenizer, self.data.height, self.data.width, "data.")
         return self
 
 
-__all__ = ["MoreLikelihood", "Video", "VideoData", "VideoEvaluation", "VideoModel", "VisualTokenizer"]
+def check_sizes(name: str, tokenizer: VisualTokenizer, height: int, width: int, above: str = "") -> None:
+    """Raise unless the ``name`` tokenizer's widths fit its groups and its stages halve both sides of a frame evenly."""
+    factor = 2 ** (len(tokenizer.widths) - 1)
+    if any(channels % tokenizer.norm_groups for channels in tokenizer.widths):
+        raise ValueError(f"{name}_tokenizer.widths: must be multiples of norm_groups, {tokenizer.norm_groups}")
+    for side, pixels in (("height", height), ("width", width)):
+        if pixels % factor:
+            raise ValueError(
+                f"{above}{side}: {pixels} is not a multiple of {factor}, which {name}_tokenizer.widths asks for"
+            )
+
+
+__all__ = [
+    "MoreLikelihood",
+    "Video",
+    "VideoData",
+    "VideoEvaluation",
+    "VideoModel",
+    "VideoRLVR",
+    "VisualTokenizer",
+    "check_sizes",
+]

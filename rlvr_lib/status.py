@@ -9,7 +9,8 @@ from rlvr_lib.artifacts import Stage, UserError, read_json
 from rlvr_lib.files import DONE, STARTED
 from rlvr_lib.notebook_rules import measured
 from rlvr_lib.notebooks import Shelf, stamp_of, state_of
-from rlvr_lib.profile import Profile
+from rlvr_lib.profile import Profile, domain_profile
+from rlvr_lib.profile_schema_domains import DOMAINS
 
 HEADS = ["", "state", "why", "seconds", "MB", "date"]
 
@@ -53,7 +54,11 @@ def _stage_row(profile: Profile, name: str) -> list[str]:
 
 
 def stage_of(profile: Profile, name: str, record: dict[str, Any]) -> Stage:
-    """The stage as its own record describes it, with today's settings."""
+    """The stage as its own record describes it, with today's settings; ``pusht/video_data`` with the domain's."""
+    domain, _, inner = name.partition("/")
+    if domain in DOMAINS and inner:
+        with contextlib.suppress(UserError):  # a domain whose files are not named has no stage
+            return stage_of(domain_profile(profile, domain), inner, record)
     uses = [use for use in record.get("settings", {}) if use != "seed"]
     try:
         return Stage(profile, name, uses, record.get("input_paths", {}))

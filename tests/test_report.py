@@ -252,7 +252,7 @@ def test_claims_on_made_up_scores(tmp_path):
     assert parts["changed"].paper == "+8.93"
     assert claims["C2"].verdict == INCONCLUSIVE  # one case of a hundred more
     assert claims["C5"].verdict_text == "not run (no RLVR model has been evaluated yet)"
-    assert claims["C9"].verdict_text == "not run (comes with a later part)"
+    assert claims["C9"].verdict_text == "not run (no group sizes have been compared yet)"
 
 
 def test_claim_refuted_in_one_part_is_not_reproduced(tmp_path):

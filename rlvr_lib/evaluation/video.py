@@ -82,13 +82,14 @@ def evaluate_rlvr(
     tuned: dict[str, Path],
     controls: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
-    """Table 3: base (also with repetition rejection) and RLVR of both kinds, and the reference rows, in ``folder``.
+    """Table 3: base (also with repetition rejection) and RLVR of each kind, and the reference rows, in ``folder``.
 
-    ``controls`` maps a name of ``CONTROLS`` to its stage: rows of the multi-step table. Also the repetition study of
-    the multi-step models, in ``repetition.csv``. A kind that is there already is kept.
+    ``bases`` and ``tuned`` map a kind to its stage; ``controls`` maps a name of ``CONTROLS`` to its stage: rows of the
+    multi-step table. Also the repetition study of the multi-step models, in ``repetition.csv``. A kind that is there
+    already is kept.
     """
     distance, facts = perceptual(profile.video.metric, profile.torch_device()), {}
-    for kind in KINDS:
+    for kind in bases:
         task = make_task(profile, data, tokenizers[kind], kind)
         models = {"base": load_world_model(bases[kind], profile), "RLVR": load_world_model(tuned[kind], profile)}
         clips = segments_of(profile, data, task)

@@ -25,6 +25,7 @@ from rlvr_lib.worlds.video_segments import to_float
 CHUNK = 32
 LEAST_SIDE = 32  # LPIPS halves a frame four times
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+CASES = ("model", "segment", "sample", "behaviour", "moving", "repetition")  # columns of score tables beside metrics
 
 
 def segment_scores(truth: Tensor, prediction: Tensor, perceptual: Perceptual) -> pd.DataFrame:
@@ -39,6 +40,25 @@ def segment_scores(truth: Tensor, prediction: Tensor, perceptual: Perceptual) ->
             for name, metric in metrics.items():
                 rows[name] += metric(*pair).mean(-1).tolist()
     return pd.DataFrame(rows)
+
+
+def group_scores(truth: Tensor, predictions: Tensor, perceptual: Perceptual) -> dict[str, np.ndarray]:
+    """Frames [n, K, 3, H, W] and G predictions of each [n, G, K, 3, H, W] -> each metric's mean over K, [n, G]."""
+    metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**FRAME_METRICS, perceptual.name: perceptual}
+    with torch.no_grad():
+        pairs = [
+            (one[None].expand_as(group).float(), group.float().clamp(0, 1))
+            for one, group in zip(truth, predictions, strict=True)
+        ]
+        return {
+            name: np.stack([metric(*pair).mean(-1).double().cpu().numpy() for pair in pairs])
+            for name, metric in metrics.items()
+        }
+
+
+def metric_columns(frame: pd.DataFrame) -> list[str]:
+    """The metrics of a table of scores, the perceptual one (whatever its name) last."""
+    return [name for name in frame.columns if name not in CASES]
 
 
 def reference_predictions(task: VideoTask, clips: Sequence[Clip]) -> dict[str, Tensor]:

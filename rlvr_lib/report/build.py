@@ -17,13 +17,24 @@ from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
-from rlvr_lib.report import agent_tables, figures, video_claims, video_figures, video_rlvr_figures
+from rlvr_lib.report import (
+    agent_tables,
+    domain_report,
+    figures,
+    real2sim_report,
+    video_claims,
+    video_figures,
+    video_rlvr_figures,
+)
+from rlvr_lib.report.analysis_report import analysis_pictures, analysis_tables
 from rlvr_lib.report.claims import NOT_RUN, Claim, evaluate_claims, write_claims
+from rlvr_lib.report.domain_tables import TITLES as DOMAIN_TITLES
 from rlvr_lib.report.formats import Table, write_table
 from rlvr_lib.report.html import CSS_TABLES, claims_page, render_html, render_markdown, table_page
 from rlvr_lib.report.scores import LABELS, WEB_COLUMNS, WEB_LABELS, load_scores
 from rlvr_lib.report.stages import (
     StageRecord,
+    domain_records,
     edited_outputs,
     log_label,
     metrics_logs,
@@ -35,6 +46,7 @@ from rlvr_lib.report.tables import per_game, table1
 from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
 from rlvr_lib.report.web_tables import by_site, table2
 from rlvr_lib.training.released import VIDEO_PARTS, curve_of
+from rlvr_lib.training.video_stages import DOMAIN_PARTS
 
 if TYPE_CHECKING:
     from rlvr_lib.profile import Profile
@@ -80,7 +92,8 @@ def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
     the page and never an error; a disk that cannot be written is a UserError.
     """
     runs, folder = runs_folder(profile), report_folder(profile)
-    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stage_records(runs))
+    stages = [*stage_records(runs), *domain_records(runs)]
+    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stages)
     report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
     report.weights = weights_text(report.stages)
     report.substitutions = list(dict.fromkeys(text for stage in report.stages for text in stage.substitutions))
@@ -141,6 +154,8 @@ def weights_text(stages: list[StageRecord]) -> str:
     parts = {"text-game base": "text_game.pretrain.start", "text-game SFT": "text_game.sft.start"}
     parts |= {"web-page base": "web_page.pretrain.start", "web-page SFT": "web_page.sft.start"}
     parts |= {f"video {part.replace('_', ' ')}": f"video.{part}.start" for part in VIDEO_PARTS}
+    for domain, title in DOMAIN_TITLES.items():
+        parts |= {f"{title} {part.replace('_', ' ')}": f"{domain}.video.{part}.start" for part in DOMAIN_PARTS}
     found = {label: setting(stages, dotted) for label, dotted in parts.items()}
     texts = [f"{label} {words.get(str(start), start)}" for label, start in found.items() if start]
     return ", ".join(texts) or "not recorded yet"
@@ -149,7 +164,13 @@ def weights_text(stages: list[StageRecord]) -> str:
 def _tables(report: Report, runs: Path) -> list[Table]:
     """Table 1 and its split by game; reasons for what cannot be made go to ``report.missing``."""
     web = [*_web_tables(report, runs), *_agent_tables(report, runs)]
-    return [*_text_game_tables(report, runs), *web, *_video_tables(report, runs)]
+    video = [
+        *_video_tables(report, runs),
+        *domain_report.tables(report, runs),
+        *analysis_tables(runs, report.seed, lambda name: _short_caption(report, name)),
+        *real2sim_report.tables(report, runs),
+    ]
+    return [*_text_game_tables(report, runs), *web, *video]
 
 
 def _text_game_tables(report: Report, runs: Path) -> list[Table]:
@@ -212,6 +233,16 @@ def _video_tables(report: Report, runs: Path) -> list[Table]:
     return [table3(scores, report.seed, " ".join(words))]
 
 
+def _short_caption(report: Report, name: str) -> str:
+    """Profile, seed and provenance of the stage ``name``."""
+    stage = next((stage for stage in report.stages if stage.name == name), StageRecord(name))
+    words = f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}."
+    brackets = "Brackets: 95 % percentile bootstrap over cases, training seeds not included."
+    return " ".join(
+        [*report.warnings, words, brackets, provenance_text(stage.provenance) or "Provenance not recorded."]
+    )
+
+
 def _updates_text(report: Report) -> str:
     """How long the base models were trained; the paper's took 990 000 and 450 000 updates."""
     words = []
@@ -248,7 +279,16 @@ def _figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path, str]]
     drawn += _bars(report, "table1_text_games", folder / "table1_bars", figures.GAME_BARS)
     drawn += _training_figures(report, runs, folder, "web_page", WEB_LABELS, *pages)
     drawn += _bars(report, "table2_web_pages", folder / "table2_bars", figures.WEB_BARS)
-    return [*drawn, *_video_figures(report, runs, folder)]
+    drawn += _video_figures(report, runs, folder)
+    analysed = analysis_pictures(runs, report.seed, folder, _metric_name(report))
+    if not analysed:
+        report.missing.append("Figure 4: the model analysis (notebook 36) has not been run yet")
+    return [*drawn, *analysed, *real2sim_report.pictures(report, runs, folder)]
+
+
+def _metric_name(report: Report) -> str:
+    """The perceptual metric of the video stages."""
+    return next((str(stage.facts["metric"]) for stage in report.stages if "metric" in stage.facts), "LPIPS")
 
 
 def _bars(report: Report, name: str, path: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
@@ -288,7 +328,7 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
     if not all((stage / "done.json").exists() for stage in stages.values()):
         report.missing.append("Figure 3: the video world models have not been trained yet")
         return []
-    metric = next((str(stage.facts["metric"]) for stage in report.stages if "metric" in stage.facts), "LPIPS")
+    metric = _metric_name(report)
     likelihood = {TITLES[kind]: curve_of(stage) for kind, stage in stages.items()}
     rlvr = {TITLES[kind]: MetricsLog(runs / f"video_{kind}_rlvr" / "metrics.jsonl").read() for kind in TITLES}
     path = folder / "figure3_mle_then_rlvr"

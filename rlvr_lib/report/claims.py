@@ -169,7 +169,8 @@ def context(
 
 def evaluate_claims(runs: Path, seed: int) -> list[Claim]:
     """Every claim of the paper, judged on what exists under ``runs`` (= runs/<profile>); never fails for a gap."""
-    from rlvr_lib.report import video_claims, web_claims  # noqa: F401 (they register claims and import this module)
+    # they register claims and import this module
+    from rlvr_lib.report import analysis_claims, domain_claims, real2sim_claims, video_claims, web_claims  # noqa: F401
 
     statements = yaml.safe_load((PAPER_RESULTS / "claims.yaml").read_text(encoding="utf-8"))
     evidence = Evidence(runs, seed)

@@ -5,11 +5,12 @@ failure.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlvr_lib.artifacts import DONE, UserError, read_json, sha256_of
+from rlvr_lib.profile_schema_domains import DOMAINS
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.report.scores import LABELS
 
@@ -50,6 +51,19 @@ def stage_records(runs: Path) -> list[StageRecord]:
     """All stages with a ``done.json`` directly under ``runs`` (= runs/<profile>), in the order they were made."""
     paths = sorted(path for path in runs.glob(f"*/{DONE}") if not path.parent.name.endswith(".previous"))
     return sorted((_record(path) for path in paths), key=lambda one: (str(one.provenance.get("date", "")), one.name))
+
+
+def domain_records(runs: Path) -> list[StageRecord]:
+    """The stages of the other domains, which lie one folder deeper: ``pusht/video_data`` and so on.
+
+    Their settings are named after the domain (``pusht.video.data``), so that none is taken for robot video's.
+    """
+    found = []
+    for domain in DOMAINS:
+        for record in stage_records(runs / domain):
+            settings = {f"{domain}.{key}": value for key, value in record.settings.items()}
+            found.append(replace(record, name=f"{domain}/{record.name}", settings=settings))
+    return found
 
 
 def _record(path: Path) -> StageRecord:

@@ -6,7 +6,7 @@ released metric forgives forgotten removals and can never credit an added object
 differences to SFT, reference rows, and a block for held-out games, which the paper does not have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,39 @@ def paper_table(name: str) -> pd.DataFrame:
 def table1(scores: Mapping[str, pd.DataFrame], seed: int, left_out: Mapping[str, str], caption: str) -> Table:
     """Table 1: every evaluated model, in-distribution and held-out, beside the paper's three numbers."""
     paper = paper_table("table1_text_games")
-    rows = [
-        _row(scores, split, model, seed, paper)
-        for split in SPLITS
-        for model in LABELS
-        if model in scores and (scores[model]["split"] == split).any()
-    ]
+    rows = [_row(scores, split, model, seed, paper) for split, model in evaluated(scores, SPLITS, LABELS)]
     rows += [
         {"split": "in_distribution", "model": model, "label": paper.loc[model, "label"], **_paper_cells(paper, model)}
         for model in paper.index
         if model not in LABELS or model not in scores
     ]
     data = pd.DataFrame(rows)
-    blocks = {
-        title: _printed(data[data["split"] == split], with_paper=split == "in_distribution")
-        for split, title in SPLITS.items()
-        if (data["split"] == split).any()
-    }
+    blocks = split_blocks(data, SPLITS, _printed)
     title = "Table 1. Text games: exact-match accuracy of the predicted next state (%), 95 % intervals"
     return Table("table1_text_games", title, data, blocks, caption, dict(left_out))
+
+
+def evaluated(
+    scores: Mapping[str, pd.DataFrame], splits: Iterable[str], labels: Iterable[str]
+) -> list[tuple[str, str]]:
+    """(split, model) of what has cases, in the order of ``splits`` and ``labels``."""
+    return [
+        (split, model)
+        for split in splits
+        for model in labels
+        if model in scores and (scores[model]["split"] == split).any()
+    ]
+
+
+def split_blocks(
+    data: pd.DataFrame, splits: Mapping[str, str], printed: Callable[[pd.DataFrame, bool], pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """The printed block of each split that has rows, by its title; the paper's numbers stand by the first split."""
+    return {
+        title: printed(data[data["split"] == split], split == "in_distribution")
+        for split, title in splits.items()
+        if (data["split"] == split).any()
+    }
 
 
 def _row(scores: Mapping[str, pd.DataFrame], split: str, model: str, seed: int, paper: pd.DataFrame) -> dict[str, Any]:

@@ -40,8 +40,8 @@ def rejection_helps_less(evidence: Evidence) -> Outcome:
     if name not in set(frame["model"]):
         return [], "no sample of the base was drawn again"
     metric = perceptual_column(frame)
-    part = _part(frame, metric, name, "RLVR", evidence.seed, f"{metric}, RLVR minus rejection")
-    beside = _part(frame, metric, "base", name, evidence.seed, f"{metric}, rejection minus base", decides=False)
+    part = score_part(frame, metric, name, "RLVR", evidence.seed, f"{metric}, RLVR minus rejection")
+    beside = score_part(frame, metric, "base", name, evidence.seed, f"{metric}, rejection minus base", decides=False)
     return [part, beside], ""
 
 
@@ -55,11 +55,13 @@ def likelihood_goes_on(evidence: Evidence) -> Outcome:
     if third not in set(frame["model"]):
         return [], "the base has not been trained further"
     metric = perceptual_column(frame)
-    parts = [_part(frame, metric, third, "RLVR", evidence.seed, f"{metric}, RLVR minus a third more likelihood")]
-    parts += [_part(frame, metric, "base", third, evidence.seed, f"{metric}, a third more minus base", decides=False)]
+    parts = [score_part(frame, metric, third, "RLVR", evidence.seed, f"{metric}, RLVR minus a third more likelihood")]
+    parts += [
+        score_part(frame, metric, "base", third, evidence.seed, f"{metric}, a third more minus base", decides=False)
+    ]
     if same_time in set(frame["model"]):
         words = f"{metric}, RLVR minus likelihood for RLVR's time"
-        parts.insert(1, _part(frame, metric, same_time, "RLVR", evidence.seed, words))
+        parts.insert(1, score_part(frame, metric, same_time, "RLVR", evidence.seed, words))
     return parts, ""
 
 
@@ -67,11 +69,11 @@ def _compare(evidence: Evidence, kind: str, a: str, b: str, repetition: bool = F
     frame = _scores(evidence, kind)
     if isinstance(frame, str):
         return [], frame
-    parts = [_part(frame, "repetition", a, b, evidence.seed, "repetition")] if repetition else []
+    parts = [score_part(frame, "repetition", a, b, evidence.seed, "repetition")] if repetition else []
     names = {"mse": "MSE", "psnr": "PSNR", "ssim": "SSIM", perceptual_column(frame): perceptual_column(frame)}
-    parts += [_part(frame, column, a, b, evidence.seed, name) for column, name in names.items()]
-    parts += [_part(frame, "mae", a, b, evidence.seed, "MAE", decides=False)]
-    greedy = _part(
+    parts += [score_part(frame, column, a, b, evidence.seed, name) for column, name in names.items()]
+    parts += [score_part(frame, "mae", a, b, evidence.seed, "MAE", decides=False)]
+    greedy = score_part(
         frame, perceptual_column(frame), f"{a}, greedy", f"{b}, greedy", evidence.seed, "both decoded greedily"
     )
     return [*parts, _context(greedy)], ""
@@ -91,7 +93,8 @@ def _scores(evidence: Evidence, kind: str) -> pd.DataFrame | str:
     return f"no scores of {sorted(missing)[0]}" if missing else frame
 
 
-def _part(frame: pd.DataFrame, column: str, a: str, b: str, seed: int, name: str, decides: bool = True) -> Part:
+def score_part(frame: pd.DataFrame, column: str, a: str, b: str, seed: int, name: str, decides: bool = True) -> Part:
+    """Row ``b`` minus row ``a`` of per-segment scores in one column, paired over segments, with its verdict."""
     values: list[Any] = [
         frame[frame["model"] == model].set_index("segment").sort_index()[column].to_numpy(float) for model in (a, b)
     ]

@@ -46,12 +46,12 @@ def table3(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Table
     paper = paper_table_by_task()
     data = pd.DataFrame(
         [
-            _row(kind, name, rows, seed, paper)
+            metric_row(kind, name, rows, seed, paper)
             for kind, frame in scores.items()
             for name, rows in frame.groupby("model", sort=False)
         ]
     )
-    blocks = {TITLES[kind]: _printed(data[data["task"] == kind]) for kind in scores}
+    blocks = {TITLES[kind]: printed_rows(data[data["task"] == kind]) for kind in scores}
     title = (
         "Table 3. Robot video: base world models and rows that need none (MSE, MAE, SSIM, LPIPS x 100), 95 % intervals"
     )
@@ -63,7 +63,9 @@ def paper_table_by_task() -> pd.DataFrame:
     return paper_table("table3_robot_video").reset_index().set_index(["task", "model"])
 
 
-def _row(kind: str, name: str, rows: pd.DataFrame, seed: int, paper: pd.DataFrame) -> dict[str, Any]:
+def metric_row(kind: str, name: str, rows: pd.DataFrame, seed: int, paper: pd.DataFrame) -> dict[str, Any]:
+    """One row of Table 3 or 4: every metric with its interval, and the paper's numbers (index: task, model) as they are
+    there."""
     row: dict[str, Any] = {"task": kind, "model": name, "n": len(rows), "metric": perceptual_column(rows)}
     columns = {**SCALES, perceptual_column(rows): 100.0}
     for column, scale in columns.items():
@@ -88,15 +90,18 @@ def _cells(key: str, interval: Interval, scale: float) -> dict[str, float]:
     }
 
 
-def _printed(data: pd.DataFrame) -> pd.DataFrame:
+def printed_rows(data: pd.DataFrame) -> pd.DataFrame:
+    """A block as people read it; rows without numbers of ours (the paper's alone) have dashes."""
     metric = data["metric"].iloc[0]
-    shown = pd.DataFrame({"row": data["model"], "n": data["n"]})
+    counts = [EMPTY if pd.isna(n) else int(n) for n in data["n"]]
+    shown = pd.DataFrame({"row": data["model"], "n": counts})
     heads = {**HEADS, "perceptual": metric, "perceptual_moving": f"{metric}, moving segments"}
     for key, head in heads.items():
         if key in data and data[key].notna().any():
             shown[head] = interval_column(data, key, digits=1 if key == "repetition" else 2)
     if "n_moving" in data and data["n_moving"].notna().any():
-        shown["n moving"] = data["n_moving"].fillna(0).astype(int)
+        moves = data["n_moving"].fillna(0).astype(int)
+        shown["n moving"] = [EMPTY if pd.isna(n) else count for n, count in zip(data["n"], moves, strict=True)]
     for key in ("repetition", "mse", "psnr", "ssim", "lpips"):
         column = f"paper_{key}"
         if column in data and data[column].notna().any():

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rlvr_lib.report.formats import EMPTY, Table, interval_column
 from rlvr_lib.report.scores import WEB_LABELS, WEB_METRICS, WEB_SPLITS, accuracy
-from rlvr_lib.report.tables import cells, difference_or_none, paper_table
+from rlvr_lib.report.tables import cells, difference_or_none, evaluated, paper_table, split_blocks
 
 VARIANTS = {"f1_released": "F1, released (both sides empty: 0)", "f1_paper": "F1, paper's text (both sides empty: 1)"}
 PAPER_COLUMNS = (*WEB_METRICS, "agent_success")
@@ -22,18 +22,10 @@ Scores = Mapping[str, pd.DataFrame]
 def table2(scores: Scores, seed: int, left_out: Mapping[str, str], caption: str) -> Table:
     """Table 2: every evaluated model, seen sites and held-out ones, beside the paper's four numbers."""
     paper = paper_table("table2_web_pages")
-    rows = [
-        _row(scores, split, model, seed, paper)
-        for split in WEB_SPLITS
-        for model in WEB_LABELS
-        if model in scores and (scores[model]["split"] == split).any()
-    ]
-    data = pd.DataFrame(rows)
-    blocks = {
-        title: _printed(data[data["split"] == split], with_paper=split == "in_distribution")
-        for split, title in WEB_SPLITS.items()
-        if (data["split"] == split).any()
-    }
+    data = pd.DataFrame(
+        [_row(scores, split, model, seed, paper) for split, model in evaluated(scores, WEB_SPLITS, WEB_LABELS)]
+    )
+    blocks = split_blocks(data, WEB_SPLITS, _printed)
     title = "Table 2. Web pages: precision, recall and F1 of the predicted changes (%), 95 % intervals"
     return Table("table2_web_pages", title, data, blocks, caption, dict(left_out))
 

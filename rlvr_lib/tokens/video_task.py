@@ -171,15 +171,26 @@ class MultiStepTask(VideoTask):
     def decode_groups(self, prompt: Tensor, responses: Tensor) -> Tensor:
         """As above; a group's context frame is read once, up to where its frames need it."""
         layout, group = self.layout, responses.shape[1]
-        context = (prompt[:, layout.context_at] - layout.context_offset).clamp(0, layout.codes - 1).to(self.device)
         codes = layout.predicted(responses.to(self.device)).flatten(0, 2)  # [P x G x K, N]: frames know no order
         owner = torch.arange(len(prompt), device=self.device).repeat_interleave(group * layout.horizon)
+        frames = self.frames_of(self.context_features(prompt), owner, codes)
+        return frames.unflatten(0, (len(prompt), group, layout.horizon))
+
+    @torch.no_grad()
+    def context_features(self, prompt: Tensor) -> Tensor:
+        """What decoding any frame of a prompt [B, P] reads of its context frame, one row per prompt."""
+        layout = self.layout
+        context = (prompt[:, layout.context_at] - layout.context_offset).clamp(0, layout.codes - 1).to(self.device)
+        with self.half():
+            return torch.cat([self.tokenizer.context_feature(part) for part in context.split(self.at_once)])
+
+    @torch.no_grad()
+    def frames_of(self, features: Tensor, owner: Tensor, codes: Tensor) -> Tensor:
+        """Codes [n, N] and the row of ``features`` that each belongs to [n] -> frames float32 [n, 3, H, W]."""
         rows = even(len(codes), self.at_once)
         with self.half():
-            feature = torch.cat([self.tokenizer.context_feature(part) for part in context.split(self.at_once)])
             pairs = zip(owner.split(rows), codes.split(rows), strict=True)
-            frames = torch.cat([self.tokenizer.decode_frames(feature[at], part) for at, part in pairs])
-        return frames.unflatten(0, (len(prompt), group, layout.horizon))
+            return torch.cat([self.tokenizer.decode_frames(features[at], part) for at, part in pairs])
 
     def truth(self, clips: Sequence[Clip]) -> Tensor:
         return self.frames(clips, slice(2, None))

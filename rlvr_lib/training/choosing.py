@@ -1,5 +1,7 @@
 """Choosing the next id from logits: temperature, top-k, nucleus, greedy; random numbers come from outside."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,21 @@ class Chooser:
         device: torch.device,
         top_k: int = 0,
         race: Tensor | None = None,
+        penalty: float = 1.0,
     ):
         self.ends, self.pad_id, self.greedy = torch.tensor(ends, dtype=torch.long, device=device), pad_id, greedy
-        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.temperature, self.top_p, self.top_k, self.penalty = temperature, top_p, top_k, penalty
         self.race = None if race is None else race.to(device)
 
-    def __call__(self, logits: Tensor, uniform: Tensor | None, step: int | Tensor = 0) -> Tensor:
-        """Ids (rows,). `step` (a number, or a device tensor (1,)) picks the race's row; nothing asks the host."""
+    def __call__(
+        self, logits: Tensor, uniform: Tensor | None, step: int | Tensor = 0, seen: Tensor | None = None
+    ) -> Tensor:
+        """Ids (rows,). `step` (a number, or a device tensor (1,)) picks the race's row; nothing asks the host.
+
+        `seen`, bool (rows, V), marks the ids that the repetition penalty falls on.
+        """
+        if seen is not None:
+            logits = penalised(logits, seen, self.penalty)
         if self.greedy:
             return logits.argmax(-1)
         logits = logits.float()
@@ -45,6 +55,22 @@ class Chooser:
 
     def is_end(self, tokens: Tensor) -> Tensor:
         return torch.isin(tokens, self.ends) if len(self.ends) != 1 else tokens == self.ends
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits (rows, V) with those of ids that have occurred made smaller: divided if positive, else multiplied.
+
+    As serving engines do it, before temperature and top-k.
+    """
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def occurring(prompts: Sequence[Sequence[int]], group: int, logits: Tensor) -> Tensor:
+    """bool (rows, V) as `logits` are: the ids of each row's prompt, `group` rows to a prompt."""
+    marks = torch.zeros(len(prompts), logits.shape[1], dtype=torch.bool, device=logits.device)
+    for mark, prompt in zip(marks, prompts, strict=True):
+        mark[torch.as_tensor(prompt, device=logits.device)] = True
+    return marks.repeat_interleave(group, 0)
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:

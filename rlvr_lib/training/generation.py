@@ -10,19 +10,20 @@ row, results here depend neither on the batch size nor on when rows leave the ba
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvr_lib.training.choosing import Chooser
-from rlvr_lib.training.shared_prompt import ATTENTION, base_model, no_mask
+from rlvr_lib.training.choosing import Chooser, occurring
+from rlvr_lib.training.decoding_batch import Batch
+from rlvr_lib.training.shared_prompt import ATTENTION, base_model
 
 _DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
-_FIRST_CAPACITY = 64  # suffix tokens buffered at first; doubled when full
+# Row numbers (rows,) and their ids so far (rows, n) -> the given ids that follow.
+Fill = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -64,6 +65,8 @@ def sample(
     race: Tensor | None = None,
     graphs: bool | None = None,
     dtype: torch.dtype | None = None,
+    penalty: float = 1.0,
+    fill: Fill | None = None,
 ) -> SampleResult:
     """Sample `group_size` responses to each prompt.
 
@@ -88,6 +91,8 @@ def sample(
             never. The ids are the same up to floating-point round-off.
         dtype: with graphs, the precision of weights and cache (a cast copy of the model is kept); None: the model's,
             or that of autocast.
+        penalty: repetition penalty on all ids of the prompt and of the response so far; 1: none.
+        fill: asked for each run of given columns when it is reached; the ids in `given` then only mark the columns.
 
     Raises:
         ValueError: empty prompt, or a setting outside its range.
@@ -102,7 +107,7 @@ def sample(
         raise ValueError(f"uniforms: needs {(len(prompts), group_size, max_new_tokens)}, got {tuple(uniforms.shape)}")
     device = next(model.parameters()).device
     ends = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    chooser = Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k, race)
+    chooser = Chooser(ends, pad_id, temperature, top_p, greedy, device, top_k, race, penalty)
     if race is not None and len(race) != max_new_tokens:
         raise ValueError(f"race: needs {max_new_tokens} rows, got {len(race)}")
     if greedy or race is not None:
@@ -112,7 +117,7 @@ def sample(
         uniforms = torch.rand(len(prompts), group_size, max_new_tokens, generator=generator, device=source)
     uniforms = None if uniforms is None else uniforms.to(device)
     prefill_tokens = prefill_tokens or (4096 if device.type == "cpu" else 65536)
-    if graphs or (graphs is None and device.type == "cuda"):
+    if (graphs or (graphs is None and device.type == "cuda")) and fill is None and penalty == 1:
         shape = (group_size, max_new_tokens)
         arguments = (model, prompts, chooser, shape, uniforms, given, max_rows, prefill_tokens, dtype)
         fixed = _with_graphs(arguments, ends, top_p)
@@ -125,10 +130,10 @@ def sample(
     with sampling_mode(model):
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            batch = _Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
+            batch = Batch(model, [prompts[index] for index in chosen], group_size, prefill_tokens)
             numbers = None if uniforms is None else uniforms[chosen].flatten(0, 1)
             known = None if given is None else given[chosen].repeat_interleave(group_size, 0).to(device)
-            _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known)
+            _decode(batch, chooser, numbers, max_new_tokens, result, chosen, known, fill)
     return result
 
 
@@ -168,180 +173,15 @@ def sampling_mode(model: nn.Module):
             inner.set_attn_implementation(before)
 
 
-class _Layer:
-    """Keys and values of one attention layer; each (sequences * kv_heads, tokens, width)."""
-
-    __slots__ = ("prefix_key", "prefix_value", "suffix_key", "suffix_value")
-
-
-class Prefill:
-    """Attention while prompts are read: causal, and every layer's keys and values are put away."""
-
-    def __init__(self, batch: "_Batch", first: int, count: int, length: int):
-        self.batch, self.first, self.count, self.length = batch, first, count, length
-
-    def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        self.batch.store_prefix(module.layer_idx, self.first, key, value)
-        # Prompts are padded on the right: no real token sees padding under the causal rule.
-        gqa = query.shape[1] != key.shape[1]
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=gqa)
-        return out.transpose(1, 2)
-
-
-class _Batch:
-    """The state of one decoding batch: prompts' keys and values once per group, suffixes per living row."""
-
-    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], group_size: int, prefill_tokens: int):
-        self.model, self.device = model, next(model.parameters()).device
-        self.prompts, self.width = len(prompts), max(map(len, prompts))
-        self.mask_dummy = no_mask(self.device)
-        self.layers: dict[int, _Layer] = {}
-        self.step, self.passes, self.capacity = 0, 0, _FIRST_CAPACITY
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        self.tokens = int(self.lengths.sum())
-        started = time.perf_counter()
-        logits = self._prefill(prompts, prefill_tokens)
-        self.seconds = time.perf_counter() - started
-        self.logits = logits.repeat_interleave(group_size, 0)
-        self.prompt_of_row = torch.arange(self.prompts, device=self.device).repeat_interleave(group_size)
-        self.positions = self.lengths[self.prompt_of_row, None]  # (rows, 1) position of the next token
-        self._arrange()
-
-    def _prefill(self, prompts: list[Sequence[int]], budget: int) -> Tensor:
-        """Next-token logits (B, V). Prompts come sorted by length; a pass takes as many as `budget` tokens allow."""
-        logits, first = [], 0
-        while first < len(prompts):
-            count = 1
-            while first + count < len(prompts) and (count + 1) * len(prompts[first + count]) <= budget:
-                count += 1
-            length = len(prompts[first + count - 1])
-            ids = torch.zeros(count, length, dtype=torch.long)
-            for row, prompt in enumerate(prompts[first : first + count]):
-                ids[row, : len(prompt)] = torch.as_tensor(prompt)
-            last = self.lengths[first : first + count, None] - 1
-            positions = torch.arange(length, device=self.device)[None]
-            logits.append(
-                self._forward(ids.to(self.device), positions, last, Prefill(self, first, count, length))[:, 0]
-            )
-            first += count
-        return torch.cat(logits)
-
-    def _forward(self, ids: Tensor, positions: Tensor, keep: Tensor | int, hook) -> Tensor:
-        return self.model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self.mask_dummy,
-            use_cache=False,
-            logits_to_keep=keep,
-            shared_prompt=hook,
-        ).logits
-
-    def store_prefix(self, index: int, first: int, key: Tensor, value: Tensor) -> None:
-        """Put away keys and values (n, kv_heads, tokens, width) of prompts first..first+n."""
-        count, self.kv_heads, length, width = key.shape
-        if index not in self.layers:
-            layer = self.layers[index] = _Layer()
-            shape = (self.prompts, self.kv_heads, self.width, width)
-            layer.prefix_key, layer.prefix_value = key.new_zeros(shape), value.new_zeros(shape)
-        layer = self.layers[index]
-        layer.prefix_key[first : first + count, :, :length] = key
-        layer.prefix_value[first : first + count, :, :length] = value
-
-    def _arrange(self) -> None:
-        """Recompute what follows from `prompt_of_row` and `lengths`: slots per prompt and the padding mask."""
-        sizes = self.prompt_of_row.bincount(minlength=self.prompts)
-        self.group = int(sizes.max())
-        self.rows = len(self.prompt_of_row)
-        self.slots = None
-        if self.rows != self.prompts * self.group:
-            rank = torch.arange(self.rows, device=self.device) - (sizes.cumsum(0) - sizes)[self.prompt_of_row]
-            self.slots = self.prompt_of_row * self.group + rank
-        padding = torch.arange(self.width, device=self.device) >= self.lengths[:, None]
-        self.padding = None  # (prompts * kv_heads, 1, width), added to the scores
-        if bool(padding.any()):
-            bias = torch.zeros_like(padding, dtype=self.logits.dtype).masked_fill_(padding, float("-inf"))
-            self.padding = bias.repeat_interleave(self.kv_heads, 0)[:, None]
-
-    def _to_groups(self, x: Tensor) -> Tensor:
-        """(rows * kv_heads, repeats, width) -> (prompts * kv_heads, group * repeats, width)."""
-        _, repeats, width = x.shape
-        x = x.reshape(self.rows, self.kv_heads * repeats * width)
-        if self.slots is not None:
-            x = x.new_zeros(self.prompts * self.group, x.shape[1]).index_copy_(0, self.slots, x)
-        x = x.view(self.prompts, self.group, self.kv_heads, repeats, width).transpose(1, 2)
-        return x.reshape(self.prompts * self.kv_heads, self.group * repeats, width)
-
-    def _to_rows(self, x: Tensor, repeats: int) -> Tensor:
-        """The inverse of `_to_groups`."""
-        width = x.shape[2]
-        x = x.view(self.prompts, self.kv_heads, self.group, repeats, width).transpose(1, 2)
-        x = x.reshape(self.prompts * self.group, self.kv_heads * repeats * width)
-        if self.slots is not None:
-            x = x.index_select(0, self.slots)
-        return x.view(self.rows * self.kv_heads, repeats, width)
-
-    def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """A few new tokens per row, (rows, heads, n, width), attend to the row's prompt and its own suffix."""
-        rows, heads, new, width = query.shape
-        layer, end = self.layers[module.layer_idx], self.step + new
-        repeats = heads // self.kv_heads * new
-        layer.suffix_key[:, self.step : end] = key.reshape(-1, new, width)
-        layer.suffix_value[:, self.step : end] = value.reshape(-1, new, width)
-        query = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, repeats, width)
-        keys = layer.prefix_key.flatten(0, 1).transpose(1, 2)
-        grouped = self._to_groups(query)
-        shared = torch.bmm(grouped, keys) if self.padding is None else torch.baddbmm(self.padding, grouped, keys)
-        own = torch.bmm(query, layer.suffix_key[:, :end].transpose(1, 2))
-        if new > 1:  # among the new ones nobody looks ahead
-            ahead = torch.ones(new, new, dtype=torch.bool, device=own.device).triu(1).repeat(heads // self.kv_heads, 1)
-            own[:, :, self.step :] = own[:, :, self.step :].masked_fill(ahead, float("-inf"))
-        scores = torch.cat([self._to_rows(shared, repeats), own], -1)
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        out = torch.bmm(weights[:, :, self.width :], layer.suffix_value[:, :end])
-        seen = torch.bmm(self._to_groups(weights[:, :, : self.width].contiguous()), layer.prefix_value.flatten(0, 1))
-        return (out + self._to_rows(seen, repeats)).view(rows, heads, new, width).transpose(1, 2)
-
-    def advance(self, tokens: Tensor) -> None:
-        """Feed n tokens per row, (rows, n), and leave the next logits in `logits`."""
-        new = tokens.shape[1]
-        if self.step == 0:
-            for layer in self.layers.values():
-                shape = (self.rows * self.kv_heads, self.capacity, layer.prefix_key.shape[-1])
-                layer.suffix_key, layer.suffix_value = (
-                    layer.prefix_key.new_zeros(shape),
-                    layer.prefix_value.new_zeros(shape),
-                )
-        while self.step + new > self.capacity:
-            self.capacity *= 2
-            for layer in self.layers.values():
-                for name in ("suffix_key", "suffix_value"):
-                    old = getattr(layer, name)
-                    setattr(layer, name, torch.cat([old, torch.zeros_like(old)], 1))
-        positions = self.positions + torch.arange(new, device=self.device)
-        self.logits = self._forward(tokens, positions, 1, self)[:, 0]
-        self.positions = self.positions + new
-        self.step += new
-        self.passes += 1
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (sorted indices), and prompts without rows."""
-        kept, self.prompt_of_row = self.prompt_of_row[rows].unique_consecutive(return_inverse=True)
-        fewer = len(kept) < self.prompts
-        for layer in self.layers.values():
-            for name in ("suffix_key", "suffix_value") if self.step else ():
-                old = getattr(layer, name)
-                new = old.view(self.rows, self.kv_heads, *old.shape[1:]).index_select(0, rows)
-                setattr(layer, name, new.flatten(0, 1))
-            if fewer:
-                layer.prefix_key = layer.prefix_key.index_select(0, kept)
-                layer.prefix_value = layer.prefix_value.index_select(0, kept)
-        self.lengths, self.prompts = self.lengths[kept], len(kept)
-        self.positions, self.logits = self.positions[rows], self.logits[rows]
-        self._arrange()
-
-
 def _decode(
-    batch: _Batch, chooser: Chooser, uniforms, max_new_tokens: int, result: SampleResult, chosen, given: Tensor | None
+    batch: Batch,
+    chooser: Chooser,
+    uniforms,
+    max_new_tokens: int,
+    result: SampleResult,
+    chosen,
+    given,
+    fill: Fill | None,
 ) -> None:
     """Run one batch to its end and write its responses into `result`; `given` (rows, max_new_tokens) as in `sample`."""
     started = time.perf_counter()
@@ -353,18 +193,26 @@ def _decode(
     done = torch.zeros(rows, dtype=torch.bool, device=device)
     look = 1 if device.type == "cpu" else 8  # asking a GPU how many rows are done stalls it
     known = [False] * max_new_tokens if given is None else (given[0] >= 0).tolist()
+    places = torch.tensor([chosen[row // group] * group + row % group for row in range(rows)], device=device)
+    seen = None if chooser.penalty == 1 else occurring(batch.texts, group, batch.logits)
     for step in range(max_new_tokens):
         if known[step]:
             continue  # was fed with the sampled token before it
-        following = chooser(batch.logits, None if uniforms is None else uniforms[alive, step], step)
+        numbers, marks = (None if rows is None else rows[alive] for rows in (uniforms, seen))
+        following = chooser(batch.logits, None if numbers is None else numbers[:, step], step, marks)
         tokens[step, alive] = following
         ends = chooser.is_end(following) & ~done
         done = done | ends
         lengths[alive] = torch.where(ends, step + 1, lengths[alive])
         run = step + 1
         while run < max_new_tokens and known[run]:
-            tokens[run, alive] = given[alive, run]
             run += 1
+        if run > step + 1:
+            if fill is not None:
+                given[alive, step + 1 : run] = fill(places[alive], tokens[: step + 1, alive].T).to(device)
+            tokens[step + 1 : run, alive] = given[alive, step + 1 : run].T
+        if seen is not None:
+            seen[alive] = seen[alive].scatter(1, tokens[step:run, alive].T, True)
         if run == max_new_tokens:
             break
         if step % look == 0:
@@ -381,7 +229,7 @@ def _decode(
     ended[alive] = done
     columns = tokens.T.tolist()
     for row, (length, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True)):
-        place = chosen[row // group] * group + row % group
+        place = int(places[row])
         result.completions[place], result.ended[place] = columns[row][:length], end
     result.seconds["prefill"] += batch.seconds
     result.seconds["decode"] += time.perf_counter() - started

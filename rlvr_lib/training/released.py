@@ -16,10 +16,12 @@ from rlvr_lib.progress import MetricsLog
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
+from rlvr_lib.worlds.recorders import RECORDERS
 
 RELEASED = ROOT / "data" / "weights" / "text_games"
 RELEASED_WEB = ROOT / "data" / "weights" / "web_pages"
 RELEASED_VIDEO = ROOT / "data" / "weights" / "robot_video"
+RELEASED_DOMAINS = ROOT / "data" / "weights"  # pusht, rope, granular
 VIDEO_PARTS = {
     "frame_tokenizer": FrameTokenizer,
     "compressive_tokenizer": CompressiveTokenizer,
@@ -93,22 +95,37 @@ def take_released(part: str, profile: Profile, folder: Path, modality: str = "te
 
 
 def released_video(part: str, profile: Profile) -> Path:
-    """Folder of released robot-video weights (a name of ``VIDEO_PARTS``); they only fit our drawers at their size."""
-    if profile.video.data.source != "drawers":
-        raise UserError(f"the released {part} knows the embedded drawers only: set video.{part}.start=scratch")
-    folder = _checked(RELEASED_VIDEO / part)
-    manifest = read_json(folder / "manifest.json")
+    """Folder of released video weights (a name of ``VIDEO_PARTS``) of the profile's own data: drawers, PushT, rope,
+    granular. They only fit the recorded episodes at their size, and never the very episodes they were trained on."""
+    source, scratch = profile.video.data.source, f"{start_key(part, profile)}=scratch"
+    if source not in RECORDERS:
+        raise UserError(f"the released {part} knows the embedded {_known(source)} only: set {scratch}")
+    folder = _weights_of(source) / part
+    if not folder.is_dir() and source != "drawers":
+        raise UserError(f"no {part} weights of {source} are released yet: set {scratch}")
+    manifest = read_json(_checked(folder) / "manifest.json")
     trained_on = (manifest["height"], manifest["width"])
     if profile.seed == manifest["seed"]:
         raise UserError(
             f"seed {profile.seed} records the episodes that the released {part} was trained on: choose another seed, "
-            f"or set video.{part}.start=scratch"
+            f"or set {scratch}"
         )
     if trained_on != (profile.video.data.height, profile.video.data.width):
-        raise UserError(
-            f"the released {part} knows frames of {trained_on[0]} x {trained_on[1]}: set video.{part}.start=scratch"
-        )
+        raise UserError(f"the released {part} knows frames of {trained_on[0]} x {trained_on[1]}: set {scratch}")
     return folder
+
+
+def start_key(part: str, profile: Profile) -> str:
+    """The setting that says where a part of robot video, or of another domain, starts from."""
+    return f"{'video' if profile.video.data.source in ('drawers', 'rt1') else 'domains'}.{part}.start"
+
+
+def _known(source: str) -> str:
+    return "drawers" if source == "rt1" else "simulators"
+
+
+def _weights_of(source: str) -> Path:
+    return RELEASED_VIDEO if source == "drawers" else RELEASED_DOMAINS / source
 
 
 def release_video(profile: Profile, part: str, command: str) -> Path:
@@ -122,7 +139,7 @@ def release_video(profile: Profile, part: str, command: str) -> Path:
     done, episodes = read_json(stage / "done.json"), read_json(data / "episodes" / "manifest.json")
     if "released" in done["facts"]:
         raise UserError(f"{stage} holds released weights already; train it with --start scratch")
-    folder = RELEASED_VIDEO / part
+    folder = _weights_of(profile.video.data.source) / part
     VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the hub's empty card; data/README.md holds ours
     manifest = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlvr_lib.progress import say
 from rlvr_lib.training.choosing import Chooser
 from rlvr_lib.training.decode_attention import HALF, LayerBuffers, attend_fused, attend_plain, fused_fault, fused_sums
-from rlvr_lib.training.generation import Prefill
+from rlvr_lib.training.decoding_batch import Prefill
 from rlvr_lib.training.shared_prompt import no_mask
 
 BUCKET = 64  # suffix columns that plain attention reads more of at a time, one graph each

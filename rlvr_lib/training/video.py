@@ -25,8 +25,8 @@ from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.released import released_video, take_released_video
 from rlvr_lib.training.video_pretrain import ContextSequences, FrameSequences, OnlineSequences, pretrain
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
-from rlvr_lib.worlds.drawers import record_set, recording_for
 from rlvr_lib.worlds.perceptual import perceptual
+from rlvr_lib.worlds.recorders import RECORDERS
 from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 
@@ -36,14 +36,10 @@ FURTHER = 1  # added to the seed where likelihood goes on, so that it sees other
 
 
 def make_video_data(folder: Path, profile: Profile) -> dict[str, Any]:
-    """Record the drawer set, or check a converted RT-1 set; measure action ranges on training episodes."""
+    """Record the set, or check a converted one (RT-1, DINO-WM); measure action ranges on training episodes."""
     settings = profile.video.data
-    if settings.source == "drawers":
-        recording = recording_for(profile.seed, settings.height, settings.width, settings.frame_every)
-        facts = record_set(folder / "episodes", settings.episodes, recording, settings.workers)
-        facts["substitutions"] = ["robot video: Meta-World drawers filmed in simulation instead of RT-1"]
-    else:
-        facts = {"root": settings.root}
+    recorder = RECORDERS.get(settings.source)
+    facts = recorder(folder / "episodes", profile.seed, settings) if recorder else {"root": settings.root}
     episodes = open_episodes(profile, folder)
     facts |= {"train": len(episodes.train), "test": len(episodes.test), "damaged": len(episodes.damaged)}
     bins = _bins(profile, episodes)
@@ -85,13 +81,12 @@ def _measured(episodes: EpisodeSet) -> ActionBins:
 def open_episodes(profile: Profile, data: Path) -> EpisodeSet:
     """The set of a profile, checked; at most ``episodes`` of it."""
     settings = profile.video.data
-    if settings.source == "rt1" and not settings.root:
-        raise UserError(
-            "video.data.root: set it to a folder made by `rlvr convert-rt1`, or use video.data.source=drawers"
-        )
-    folder = data / "episodes" if settings.source == "drawers" else Path(settings.root).expanduser()
+    if settings.source not in RECORDERS and not settings.root:
+        command = f"rlvr convert-{settings.source.replace('_', '-')}"
+        raise UserError(f"video.data.root: set it to a folder made by `{command}`, or use video.data.source=drawers")
+    folder = data / "episodes" if settings.source in RECORDERS else Path(settings.root).expanduser()
     episodes = EpisodeSet(folder, settings.test_every)
-    episodes.names = episodes.names[: settings.episodes]
+    episodes.limit(settings.episodes)
     episodes.check((settings.height, settings.width))
     return episodes
 

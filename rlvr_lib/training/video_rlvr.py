@@ -1,5 +1,6 @@
 """GRPO of a video world model (E): the shared-prompt trainer, with known actions put into multi-step responses."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_video import VideoRLVR
-from rlvr_lib.progress import say
+from rlvr_lib.progress import MetricsLog, say
 from rlvr_lib.tokens.video_layouts import Layout
 from rlvr_lib.training.checkpoints import train_from_last
 from rlvr_lib.training.generation import SampleResult, sample
@@ -75,20 +77,39 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
 
 
 class FrameValidation(Validation):
-    """One sample for each of the first test segments: the reward and its parts as ``validation_*`` (E.5)."""
+    """One sample for each of the first test segments: the reward and its parts as ``validation_*`` (E.5).
 
-    def __init__(self, clips: Sequence[Clip], reward: FrameReward, settings: VideoRLVR, trainer: Any, seed: int):
+    ``path`` takes the values of single segments, a JSON line per validation: ``step``, and a list per metric.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        reward: FrameReward,
+        settings: VideoRLVR,
+        trainer: Any,
+        seed: int,
+        path: Path | None = None,
+    ):
         super().__init__(settings)
-        self.clips, self.reward, self.trainer, self.seed = clips, reward, trainer, seed
+        self.clips, self.reward, self.trainer, self.seed, self.path = clips, reward, trainer, seed, path
 
     def _measure(self, step: int) -> dict[str, float]:
         task = self.reward.task
         frames = predict(self.trainer.model, task, self.clips, top_k=VALIDATION_TOP_K, seed=self.seed)
         values = self.reward.compare(task.truth(self.clips), frames[:, None])
+        if self.path is not None:
+            self._keep(step, {name: value.tolist() for name, value in values.items()})
         found = {name: float(value.mean()) for name, value in values.items()}
         found["reward"] = float(self.reward.reward(values).mean())
         say(f"validation at step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         return {f"validation_{name}": value for name, value in found.items()}
+
+    def _keep(self, step: int, values: dict[str, list[float]]) -> None:
+        """Lines of this step and later ones, left by a run that was cut off, are replaced."""
+        before = [row for row in MetricsLog(self.path).read() if row["step"] < step] if self.path.exists() else []
+        rows = [*before, {"step": step, **values}]
+        atomic_write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class _IdWords(PreTrainedTokenizerFast):
@@ -131,7 +152,9 @@ def make_video_rlvr(
     reward = FrameReward(task, clips, distance, settings.reward, folder)
     trainer = build_trainer(base / "model", clips, reward, settings, folder, profile.seed, device)
     held = list(held_out_clips(episodes, task.clip_frames, settings.evaluate_segments, task.has_context))
-    trainer.add_callback(FrameValidation(held, reward, settings, trainer, profile.seed))
+    trainer.add_callback(
+        FrameValidation(held, reward, settings, trainer, profile.seed, folder / "validation_segments.jsonl")
+    )
     trainer.add_callback(MetricsCallback(folder / "metrics.jsonl", label=f"rlvr {kind.replace('_', '-')}"))
     train_from_last(trainer, f"video.{kind}_rlvr.sequences_per_micro_batch")
     trainer.model.save_pretrained(folder / "model")

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from rlvr_lib.tokens.video_layouts import Layout
-from rlvr_lib.training.generation import sample
+from rlvr_lib.training.generation import Fill, sample
 
 
 def given_columns(layout: Layout, given: Tensor | None, rows: int) -> Tensor | None:
@@ -32,12 +32,15 @@ def sample_response(
     max_rows: int | None = None,
     graphs: bool | None = None,
     dtype: torch.dtype | None = None,
+    penalty: float = 1.0,
+    fill: Fill | None = None,
 ) -> Tensor:
     """Prompt ids [B, P] and the ids of given actions [B, n] -> response ids [B x G, R], prompt by prompt.
 
     ``temperature`` 0 is greedy; ``top_k`` 0 keeps every id. Any id may be drawn; decoding clamps them. ``uniforms``
     [B, G, R] are the random numbers to draw with, if the generator's are not wanted; ``race`` [R, V] is noise that all
-    rows share; ``graphs`` and ``dtype`` as there (see :func:`rlvr_lib.training.generation.sample`).
+    rows share; ``graphs``, ``dtype``, ``penalty`` and ``fill`` as there (see
+    :func:`rlvr_lib.training.generation.sample`); with ``fill`` what ``given`` holds does not matter.
     """
     if prompt.shape[1] != layout.prompt:
         raise ValueError(f"{layout.kind} layout: a prompt has {layout.prompt} ids, got {prompt.shape[1]}")
@@ -60,5 +63,7 @@ def sample_response(
         race=race,
         graphs=graphs,
         dtype=dtype,
+        penalty=penalty,
+        fill=fill,
     )
     return torch.tensor(result.completions, device=prompt.device)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from rlvr_lib.artifacts import Stage, UserError
 from rlvr_lib.profile import Profile
-from rlvr_lib.training.released import VIDEO_STAGES, release_video
+from rlvr_lib.training.released import VIDEO_STAGES, release_video, start_key
 from rlvr_lib.training.video import CONTROLS, KINDS, make_longer, make_tokenizer, make_video_data, make_world_model
 
 TOKENIZERS = {"single_step": "frame", "multi_step": "compressive"}
 TRAINED = (*(f"{name}_tokenizer" for name in TOKENIZERS.values()), *KINDS, *CONTROLS)
+DOMAIN_PARTS = ("frame_tokenizer", "single_step")  # what is trained and released per domain
 WAVES: tuple[Sequence[str], ...] = (TRAINED[:2], TRAINED[2:4], TRAINED[4:])  # parts that can be trained side by side
 
 
@@ -78,7 +79,9 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
         if part not in TRAINED:
             raise UserError(f"--only: no part {part!r}; there are {', '.join(TRAINED)}")
         if getattr(profile.video, part).start != "scratch":
-            raise UserError(f"video.{part}.start: must be scratch to train what is released, as in laptop-weights")
+            raise UserError(
+                f"{start_key(part, profile)}: must be scratch to train what is released, as in laptop-weights"
+            )
     run_video_stage(profile, "data")
     context = multiprocessing.get_context("spawn")
     for wave in WAVES:

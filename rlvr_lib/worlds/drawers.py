@@ -5,10 +5,8 @@ wrong place (one error per episode, the same for its whole length) and whose mov
 gripper, each in [-1, 1]) is held for ``frame_every`` simulator steps, so that one action drives one frame to the next.
 """
 
-import multiprocessing
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlvr_lib.artifacts import UserError, atomic_write_json, read_json
-from rlvr_lib.progress import say, track
+from rlvr_lib.artifacts import UserError
+from rlvr_lib.progress import say
+from rlvr_lib.worlds.recording import record_episodes
 from rlvr_lib.worlds.renderers import choose_renderer, make_renderer, prepare
-from rlvr_lib.worlds.video_episodes import Episode, load_episode, save_episode, write_manifest
+from rlvr_lib.worlds.video_episodes import Episode
 
 GENERATOR = 3  # raise it when equal settings no longer give equal episodes
 TASKS = ("drawer-open", "drawer-close")
@@ -37,7 +36,6 @@ AFTER_SUCCESS = 3  # frames still recorded
 CAMERA = {"lookat": (0.0, 0.70, 0.10), "distance": 0.8, "azimuth": 160.0, "elevation": -25.0}
 UNSEEN = ("pedestal", "right_arm_base_link", "head", "right_l0", "right_l1", "right_l2", "right_l3")
 NOT_DRAWN = 5  # a geom group that no renderer draws
-NOTE = "recording.json"
 
 
 @dataclass(frozen=True)
@@ -155,37 +153,16 @@ def record_episode(scene: DrawerScene, grade: str, seed: tuple[int, ...]) -> Epi
 
 
 def record_set(folder: Path, episodes: int, recording: Recording, workers: int = 1) -> dict[str, Any]:
-    """Record episodes 0..n-1 into ``folder``; whole ones that are there already are kept. Returns facts of the set.
-
-    Tasks and grades as :func:`cast_of` says. A folder begun with other settings (another renderer above all) is a
-    UserError.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_recording(folder / NOTE, asdict(recording))
-    names = [f"{number:05d}.npz" for number in range(episodes)]
-    missing = [number for number, name in enumerate(names) if not _whole(folder / name)]
-    if len(missing) < episodes:
-        say(f"drawers: {episodes - len(missing)} of {episodes} episodes are there already")
-    work = partial(_record_one, folder, recording)
-    for _ in track(_spread(work, missing, workers, recording.renderer), len(missing), "drawer episodes", "episodes"):
-        pass
-    recorded = [load_episode(folder / name) for name in names]
-    facts = {
-        **asdict(recording),
-        "frames": sum(map(len, recorded)),
-        "success": float(np.mean([episode.facts["success"] for episode in recorded])),
-    }
-    write_manifest(folder, facts, names)
-    return {"episodes": episodes, **facts}
-
-
-def _spread(work: Any, numbers: list[int], workers: int, renderer: str) -> Iterator[None]:
-    """Run in processes of their own (OpenGL and MuJoCo read their settings when first imported)."""
-    if not numbers:
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(numbers)), initializer=prepare_worker, initargs=(renderer,)) as pool:
-        yield from pool.imap_unordered(work, numbers, chunksize=4)
+    """Record episodes 0..n-1 into ``folder``; tasks and grades as :func:`cast_of` says. Returns facts of the set."""
+    return record_episodes(
+        folder,
+        episodes,
+        asdict(recording),
+        partial(record_number, recording),
+        workers=workers,
+        label="drawer",
+        prepare=partial(prepare_worker, recording.renderer),
+    )
 
 
 def prepare_worker(renderer: str) -> None:
@@ -208,35 +185,12 @@ def cast_of(seed: int, number: int) -> tuple[str, str]:
     return kinds[np.random.default_rng((seed, block, len(kinds))).permutation(len(kinds))[place]]
 
 
-def _record_one(folder: Path, recording: Recording, number: int) -> None:
+def record_number(recording: Recording, number: int) -> Episode:
+    """Episode ``number`` of a set."""
     task, grade = cast_of(recording.seed, number)
     if (task, recording) not in _scenes:
         _scenes[task, recording] = DrawerScene(task, recording)
-    episode = record_episode(_scenes[task, recording], grade, (recording.seed, number))
-    save_episode(folder / f"{number:05d}.npz", episode)
-
-
-def _whole(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        load_episode(path)
-    except UserError as error:
-        say(f"recorded again: {error}")
-        return False
-    return True
-
-
-def _same_recording(note: Path, settings: dict[str, Any]) -> None:
-    if note.exists():
-        before = read_json(note)
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise UserError(
-                    f"{note.parent} was begun with {key} {before.get(key)}, now it is {value}: "
-                    "sets are never mixed; delete the folder or set the former value"
-                )
-    atomic_write_json(note, settings)
+    return record_episode(_scenes[task, recording], grade, (recording.seed, number))
 
 
 def recording_for(seed: int, height: int, width: int, frame_every: int, renderer: str = "auto") -> Recording:

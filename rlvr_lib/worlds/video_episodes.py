@@ -99,19 +99,35 @@ class EpisodeSet:
     """The episodes of a folder, in the order of their names; damaged ones are set aside, counted and said aloud.
 
     ``train`` and ``test`` are lists of names: position i is test when i is a multiple of ``test_every`` (A.1: 100). The
-    positions count all files, so that a damaged one does not move the others between the splits.
+    positions count all files, so that a damaged one does not move the others between the splits. A set that comes
+    with a split of its own lists its test episodes in the manifest, under ``test``.
     """
 
     def __init__(self, folder: Path, test_every: int = 100, need_actions: bool = True):
         self.folder, self.need_actions = Path(folder), need_actions
         if not self.folder.is_dir():
-            raise UserError(f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root")
+            raise UserError(
+                f"{folder} is missing: run `rlvr reproduce --only 30` first, or set video.data.root "
+                "(other domains: 35, domains.<name>.root)"
+            )
         self.names = sorted(path.name for path in self.folder.glob("*.npz"))
         if not self.names:
             raise UserError(f"{folder} holds no .npz episodes")
         self.manifest = read_json(self.folder / MANIFEST) if (self.folder / MANIFEST).exists() else {}
         self.damaged: dict[str, str] = {}
-        self._test_every = test_every
+        own = set(self.manifest.get("test", ()))
+        places = range(len(self.names))
+        self._tested = own or {self.names[place] for place in places if place % test_every == 0}
+        self._split_of_its_own = bool(own)
+
+    def limit(self, most: int) -> None:
+        """Keep the first ``most`` episodes; of a set with its own split, its test episodes and the first others."""
+        if self._split_of_its_own:
+            kept = max(0, most - len(self._tested & set(self.names)))
+            others = [name for name in self.names if name not in self._tested][:kept]
+            self.names = sorted([*others, *(self._tested & set(self.names))])
+        else:
+            self.names = self.names[:most]
 
     def check(self, size: tuple[int, int] | None = None) -> dict[str, str]:
         """Read every file once; returns damaged names with their faults, and says how many there are.
@@ -136,14 +152,14 @@ class EpisodeSet:
 
     @property
     def train(self) -> list[str]:
-        return [name for place, name in self._sound() if place % self._test_every]
+        return [name for name in self._sound() if name not in self._tested]
 
     @property
     def test(self) -> list[str]:
-        return [name for place, name in self._sound() if place % self._test_every == 0]
+        return [name for name in self._sound() if name in self._tested]
 
-    def _sound(self) -> list[tuple[int, str]]:
-        return [(place, name) for place, name in enumerate(self.names) if name not in self.damaged]
+    def _sound(self) -> list[str]:
+        return [name for name in self.names if name not in self.damaged]
 
     def __getitem__(self, name: str) -> Episode:
         return load_episode(self.folder / name, self.need_actions)
@@ -152,7 +168,7 @@ class EpisodeSet:
         return len(self.names) - len(self.damaged)
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self[name] for _, name in self._sound())
+        return (self[name] for name in self._sound())
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], names: Sequence[str]) -> Path:
