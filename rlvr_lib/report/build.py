@@ -251,8 +251,7 @@ def _updates_text(report: Report) -> str:
         facts = dict(stage.facts) if stage else {}
         facts = facts.get("manifest", {}).get("facts", facts)  # released weights carry those of their own training
         steps = facts.get("kept_step") or facts.get("steps") or "an unknown number of"
-        earlier = f" after {facts['earlier']}" if "earlier" in facts else ""
-        words.append(f"{kind.replace('_', '-')} {steps}{earlier}")
+        words.append(f"{kind.replace('_', '-')} {steps}")
     return f"Likelihood updates: {', '.join(words)} (paper: 990 000 and 450 000)."
 
 
