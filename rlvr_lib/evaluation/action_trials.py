@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from rlvr_lib.evaluation.video_scores import reference_predictions, segment_scores
+from rlvr_lib.evaluation.video import CHANGED
+from rlvr_lib.evaluation.video_scores import COPY, reference_predictions, segment_scores
 from rlvr_lib.profile import Profile
 from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.video_pretrain import predict
@@ -23,8 +24,6 @@ from rlvr_lib.worlds.video_clips import Clip
 from rlvr_lib.worlds.video_episodes import Episode
 from rlvr_lib.worlds.video_segments import to_float
 
-COPY = "copy last frame, through the tokenizer"
-CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
 FARTHEST = 8  # pixels that a displacement is looked for in, each way
 
 

@@ -25,6 +25,7 @@ from rlvr_lib.worlds.video_segments import to_float
 CHUNK = 32
 LEAST_SIDE = 32  # LPIPS halves a frame four times
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+COPY = "copy last frame, through the tokenizer"
 CASES = ("model", "segment", "sample", "behaviour", "moving", "repetition")  # columns of score tables beside metrics
 
 
@@ -72,7 +73,7 @@ def reference_predictions(task: VideoTask, clips: Sequence[Clip]) -> dict[str, T
     return {
         "tokenizer ceiling": task.decode(prompt, response),
         "copy last frame": copied,
-        "copy last frame, through the tokenizer": task.decode(prompt, still_ids[:, task.layout.prompt :]),
+        COPY: task.decode(prompt, still_ids[:, task.layout.prompt :]),
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlvr_lib.evaluation.model_analysis import BASE, TUNED
 from rlvr_lib.evaluation.statistics import bootstrap_mean, paired_difference
 from rlvr_lib.evaluation.video_scores import metric_columns
 from rlvr_lib.report.analysis_figures import NAMES
@@ -12,7 +13,6 @@ from rlvr_lib.report.formats import Table, interval_column
 from rlvr_lib.report.tables import cells
 from rlvr_lib.worlds.video_metrics import HIGHER_IS_BETTER
 
-BASE, TUNED = "base", "RLVR"
 SCALE = {"psnr": 1.0}
 
 

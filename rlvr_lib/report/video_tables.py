@@ -12,6 +12,7 @@ import pandas as pd
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+from rlvr_lib.evaluation.video_scores import COPY
 from rlvr_lib.report.formats import EMPTY, Table, interval_column
 from rlvr_lib.report.tables import paper_table
 
@@ -19,7 +20,6 @@ TITLES = {"single_step": "Single-step prediction", "multi_step": "Multi-step pre
 SCALES = {"repetition": 100.0, "mse": 100.0, "mae": 100.0, "psnr": 1.0, "ssim": 100.0}
 HEADS = {"repetition": "repetition %", "mse": "MSE", "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM"}
 BASE = ("base", "base, temperature 0.7", "base, greedy")
-COPY = "copy last frame, through the tokenizer"
 PAPER = {"base": "base", "base, repeated samples drawn again": "base_rejection", "RLVR": "rlvr"}
 KEYS = ("model", "segment", "moving", "repetition")
 

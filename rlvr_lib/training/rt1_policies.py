@@ -14,16 +14,9 @@ from numpy.typing import NDArray
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.tokens.action_bins import RT1_RANGES
+from rlvr_lib.worlds.rt1_rlds import ACTION_PARTS
 
 SIZE = (256, 320)
-PARTS = {  # numbers of each entry; put one after another in this, the alphabetical order (A.2)
-    "base_displacement_vector": 2,
-    "base_displacement_vertical_rotation": 1,
-    "gripper_closedness_action": 1,
-    "rotation_delta": 3,
-    "terminate_episode": 3,
-    "world_vector": 3,
-}
 STILL_GRIPPER = 0.01
 SENTENCES = "universal-sentence-encoder-large"  # folder beside the checkpoints
 TERMINATE = [name for name, *_ in RT1_RANGES].index("terminate_episode 0")
@@ -32,7 +25,7 @@ TERMINATE = [name for name, *_ in RT1_RANGES].index("terminate_episode 0")
 def action_vector(entries: Mapping[str, Any]) -> NDArray[np.float32]:
     """A policy's dictionary -> float32 [13]: missing entries are 0, a gripper value below 0.01 counts as 0 (spec G)."""
     parts = []
-    for name, count in PARTS.items():
+    for name, count in ACTION_PARTS.items():
         value = np.asarray(entries.get(name, np.zeros(count)), dtype=np.float32).reshape(count)
         parts.append(np.where(np.abs(value) < STILL_GRIPPER, 0, value) if name.startswith("gripper") else value)
     return np.concatenate(parts)
