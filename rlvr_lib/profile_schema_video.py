@@ -153,6 +153,9 @@ class VideoRLVR(Section):
 class VideoEvaluation(Section):
     temperature: NotNegative = Field(description="Of sampled predictions; spec F.2: 1.0.")
     top_k: Whole = Field(description="Most likely ids kept, 0 for all; spec F.2: 100.")
+    samples: Count = Field(
+        description="Samples per segment at that temperature, their scores averaged; spec F.2: 1. Our choice."
+    )
     batch: Count = Field(description="Segments sampled together. Our choice.")
     bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="Resamples behind an interval. Our choice.")
 

@@ -11,6 +11,7 @@ import torch
 from rlvr_lib.artifacts import UserError, read_json
 from rlvr_lib.evaluation.video import (
     evaluate_base,
+    evaluate_kind,
     evaluate_rlvr,
     liveliest_clip,
     load_world_model,
@@ -186,6 +187,30 @@ def test_repeating_samples_are_drawn_again_and_only_they(profile, stages, monkey
     assert asked == [(10, [0, 1, 2, 3]), (11, [1, 2, 3]), (12, [2, 3]), (13, [3]), (14, [3])]
     assert frames[:, 0, 0, 0, 0].tolist() == [10, 11, 12, 14] and codes[:, 1, 0].tolist() == [1, 1, 1, 0]
     assert "1 of 4 segments still repeat after 5 attempts" in capsys.readouterr().out
+
+
+def test_scores_of_several_samples_are_averaged(profile, stages, monkeypatch):
+    """Sample s of seed 7 (7, 57, 107) is grey 0.1, 0.6 or 0.35 brighter than black and repeats in the first only."""
+    task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
+    clips = segments_of(profile, stages["data"], task, 2)
+    black = torch.zeros_like(task.truth(clips))
+    grey, asked = {7: 0.1, 57: 0.6, 107: 0.35}, []
+
+    def predicted(_model, _task, some, *, seed, temperature, **_):
+        asked.append((seed, temperature))
+        codes = torch.zeros(len(some), 2, 1, dtype=torch.long)
+        codes[:, 1] = int(seed != 7)
+        return black[: len(some)] + grey[seed], codes
+
+    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_with_codes", predicted)
+    monkeypatch.setattr(task, "truth", lambda clips: black)
+    seven = profile.model_copy(update={"seed": 7})
+    scores = evaluate_kind({"base": None}, task, clips, seven, perceptual("squeeze"), samples=3).set_index("model")
+    assert asked[:3] == [(7, 1.0), (57, 1.0), (107, 1.0)] and [seed for seed, _ in asked[3:]] == [7, 7]
+    assert scores.loc["base", "mae"].tolist() == pytest.approx([0.35, 0.35], abs=1e-6)
+    assert scores.loc["base", "mse"].tolist() == pytest.approx([(0.01 + 0.36 + 0.1225) / 3] * 2, abs=1e-6)
+    assert scores.loc["base", "repetition"].tolist() == pytest.approx([1 / 3] * 2)
+    assert scores.loc["base, greedy", "mae"].tolist() == pytest.approx([0.1, 0.1], abs=1e-6)
 
 
 def test_a_training_is_released_with_its_recipe(profile, stages, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Table 3's base part: held-out segments, one sample each, scored frame by frame, beside rows that need no model (F).
+"""Table 3: held-out segments, sampled and scored frame by frame, beside rows that need no model (F).
 
 Per-segment scores go to ``<kind>.csv``; every number of the report can be recomputed from them.
 """
@@ -31,6 +31,7 @@ LONGER = {
     "multi_step_third": "base, a third more likelihood",
     "multi_step_same_time": "base, likelihood for RLVR's time",
 }
+ATTEMPTS = 50  # draws of a rollout that must not stand still, before the last one is kept
 CHANGED = 0.05  # a pixel has changed when a channel differs by more than this
 
 
@@ -99,7 +100,8 @@ def evaluate_rlvr(
         for part, stage in (controls or {}).items() if task.has_context else ():
             models[LONGER[part]] = load_world_model(stage, profile)
         if not (folder / f"{kind}.csv").exists():
-            scores = evaluate_kind(models, task, clips, profile, distance, rejection=task.has_context)
+            samples = profile.video.evaluation.samples
+            scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples)
             atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
         scores = pd.read_csv(folder / f"{kind}.csv")
         facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
@@ -118,39 +120,52 @@ def evaluate_kind(
     profile: Profile,
     distance: Perceptual,
     rejection: bool = False,
+    samples: int = 1,
 ) -> pd.DataFrame:
     """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still.
 
-    Every model is sampled as in the paper, cooler, and greedily; ``rejection`` adds the first one with repeated samples
-    drawn again (F.3).
+    Every model is sampled as in the paper (``samples`` times, scores averaged), cooler, and greedily; ``rejection``
+    adds the first one with repeated samples drawn again (F.3).
     """
     settings = profile.video.evaluation
     truth, moves, rows = task.truth(clips), moving(clips, task), []
 
-    def add(name: str, frames: torch.Tensor, still: np.ndarray | None) -> None:
-        scores = segment_scores(truth, frames, distance)
+    def scored(frames: torch.Tensor, still: np.ndarray | None) -> pd.DataFrame:
         repeated = [float("nan")] * len(clips) if still is None else still.astype(float)
-        rows.append(scores.assign(model=name, segment=range(len(clips)), moving=moves, repetition=repeated))
+        return segment_scores(truth, frames, distance).assign(repetition=repeated)
+
+    def add(name: str, scores: pd.DataFrame) -> None:
+        rows.append(scores.assign(model=name, segment=range(len(clips)), moving=moves))
         say(f"{task.layout.kind}, {name}: {distance.name} {scores[distance.name].mean():.4f}")
 
     for name, frames in reference_predictions(task, clips).items():
-        add(name, frames, true_repeats(task, clips) if name == "tokenizer ceiling" else None)
+        add(name, scored(frames, true_repeats(task, clips) if name == "tokenizer ceiling" else None))
     options = {"top_k": settings.top_k, "batch": settings.batch}
+    ways = ("", settings.temperature, samples), (f", temperature {COOLER}", COOLER, 1), (", greedy", 0, 1)
     for name, model in models.items():
-        for suffix, temperature in (("", settings.temperature), (f", temperature {COOLER}", COOLER), (", greedy", 0)):
-            frames, codes = predict_with_codes(
-                model, task, clips, seed=profile.seed, temperature=temperature, **options
-            )
-            add(f"{name}{suffix}", frames, ends_still(task, clips, codes))
+        for suffix, temperature, count in ways:
+            parts = []
+            for seed in sample_seeds(profile.seed, count):
+                frames, codes = predict_with_codes(model, task, clips, seed=seed, temperature=temperature, **options)
+                parts.append(scored(frames, ends_still(task, clips, codes)))
+            add(f"{name}{suffix}", sum(parts[1:], parts[0]) / count)
     for name, model in [*models.items()][:1] if rejection else []:
         options["temperature"] = settings.temperature
-        frames, codes = without_repetition(model, task, clips, profile.seed, **options)
-        add(f"{name}{REJECTION}", frames, ends_still(task, clips, codes))
+        parts = []
+        for seed in sample_seeds(profile.seed, samples):
+            frames, codes = without_repetition(model, task, clips, seed, **options)
+            parts.append(scored(frames, ends_still(task, clips, codes)))
+        add(f"{name}{REJECTION}", sum(parts[1:], parts[0]) / samples)
     return pd.concat(rows, ignore_index=True)
 
 
+def sample_seeds(seed: int, samples: int) -> range:
+    """Seeds of a segment's samples, far enough apart for the attempts of :func:`without_repetition`."""
+    return range(seed, seed + samples * ATTEMPTS, ATTEMPTS)
+
+
 def without_repetition(
-    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], seed: int, most: int = 50, **options: Any
+    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], seed: int, most: int = ATTEMPTS, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames and codes of the first sample of each segment that does not end standing still (F.3).
 

@@ -39,6 +39,7 @@ from rlvr_lib.report.stages import (
     log_label,
     metrics_logs,
     provenance_text,
+    samples_text,
     setting,
     stage_records,
 )
@@ -223,8 +224,7 @@ def _video_tables(report: Report, runs: Path) -> list[Table]:
     words = [
         *report.warnings,
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
-        f"One sample per segment: temperature {setting([stage], 'video.evaluation.temperature')}, "
-        f"top-k {setting([stage], 'video.evaluation.top_k')}, unless a row says otherwise.",
+        samples_text(stage),
         _updates_text(report),
         "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on RT-1; not comparable.",
         provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",

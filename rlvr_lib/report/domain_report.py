@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rlvr_lib.evaluation.domains import evaluation_name
 from rlvr_lib.report.domain_tables import ABSENT, TITLES, domain_scores, table4, updates_text
 from rlvr_lib.report.formats import Table
-from rlvr_lib.report.stages import StageRecord, provenance_text
+from rlvr_lib.report.stages import StageRecord, provenance_text, samples_text
 from rlvr_lib.training.released import VIDEO_STAGES
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def _caption(report: "Report", domains: list[str]) -> str:
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
         *(text for domain in domains for text in _substitutions(records.get(f"{domain}/video_data"))),
         updates_text(steps),
+        samples_text(stage),
         ABSENT,
         "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on DINO-WM's files; not "
         "comparable.",

@@ -120,6 +120,16 @@ def log_label(name: str, labels: Mapping[str, str] = LABELS) -> str:
     return labels.get(plain, plain.replace("_", " ")) + (", short live training" if plain != name else "")
 
 
+def samples_text(stage: StageRecord) -> str:
+    """How the segments of an evaluation of video models were sampled; the base alone (notebook 32) once each."""
+    several = stage.name != "video_base_evaluation" and (setting([stage], "video.evaluation.samples") or 1)
+    count = f"{several} samples per segment, their scores averaged" if several > 1 else "One sample per segment"
+    return (
+        f"{count}: temperature {setting([stage], 'video.evaluation.temperature')}, top-k "
+        f"{setting([stage], 'video.evaluation.top_k')}; rows that name another temperature: one sample."
+    )
+
+
 def provenance_text(provenance: Mapping[str, Any]) -> str:
     """One line: commit, date, hardware, versions; unknown parts are left out."""
     commit = str(provenance.get("commit") or "")[:12]

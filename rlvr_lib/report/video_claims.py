@@ -1,6 +1,6 @@
 """Claims about robot video: RLVR against the base (C5, C6), rejecting repeated samples (C7), more likelihood (C8).
 
-Paired over the same held-out segments, one sample each. MSE, MAE, SSIM and the perceptual metric are in hundredths, as
+Paired over the same held-out segments. MSE, MAE, SSIM and the perceptual metric are in hundredths, as
 the paper's tables are; PSNR is in dB, repetition in percentage points.
 """
 
