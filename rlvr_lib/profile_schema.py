@@ -114,6 +114,7 @@ class SFT(Section):
     max_length: Count = Field(description="Longest sample in tokens, longer is an error; 11 384, web 5 000 (spec 0.3).")
     samples: Count = Field(description="Answers trained on, at most; paper: 4 237 (spec A.10), web about 6 930 (B.3).")
     live_steps: Whole = Field(description="Updates shown live when starting from released weights. Our choice.")
+    length_grouped: bool = Field(description="Batches of similar lengths, so that little is padded. Our choice.")
     patience: Whole = Field(
         description="Epochs without a better validation loss before stopping; 0: never. Our choice."
     )

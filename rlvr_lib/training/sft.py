@@ -29,7 +29,7 @@ from rlvr_lib.artifacts import UserError
 from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training.checkpoints import last_whole_checkpoint, named_when_memory_ends, step_of
-from rlvr_lib.training.likelihood import IGNORED, LogToFile
+from rlvr_lib.training.likelihood import IGNORED, LengthGrouped, LogToFile
 
 
 class StopAfter(TrainerCallback):
@@ -42,6 +42,14 @@ class StopAfter(TrainerCallback):
         if state.global_step >= self.step:
             control.should_save = control.should_evaluate = control.should_training_stop = True
         return control
+
+
+class LengthGroupedSFT(SFTTrainer):
+    """trl's SFTTrainer with batches of similar lengths: long pages else pad the short ones to four times their size."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGrouped([len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, self.args.seed)
 
 
 def encode_answers(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], max_length: int) -> Dataset:
@@ -119,7 +127,7 @@ def train_sft(
     used = min(used, most_steps or used)
     arguments = sft_config(settings, folder, seed, cpu, planned, min(per_epoch, used))
     last = last_whole_checkpoint(arguments.output_dir)
-    trainer = SFTTrainer(
+    trainer = (LengthGroupedSFT if settings.length_grouped else SFTTrainer)(
         model,
         arguments,
         train_dataset=encode_answers(tokenizer, train, settings.max_length),
