@@ -29,11 +29,11 @@ from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.training import likelihood
 from rlvr_lib.training.sft import train_sft
 kind, folder, start = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-settings = ("epochs_planned=4", "epochs_used=4", "patience=9")
+settings = ("epochs_planned=4", "epochs_used=4", "patience=9", f"length_grouped={kind == 'sft_grouped'}".lower())
 profile = load_profile("smoke", overrides=" ".join(f"text_game.sft.{setting}" for setting in settings))
 profile.seed_everything()
 tokenizer = load_tokenizer(start)
-words = [f"open door (ID: {index}) " for index in range(27)]
+words = [f"open door (ID: {index}) " * (1 + index % 5) for index in range(27)]
 if kind == "likelihood":
     parts = [[(word, False), (word * 2, True)] for word in words]
     pages = likelihood.Pages([likelihood.encode_page(tokenizer, part, 99) for part in parts])
@@ -87,7 +87,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in rows for name in ("loss", "eval_loss") if name in row]
 
 
-@pytest.mark.parametrize(("kind", "every"), [("likelihood", 3), ("sft", 3)])
+@pytest.mark.parametrize(("kind", "every"), [("likelihood", 3), ("sft", 3), ("sft_grouped", 3)])
 def test_a_killed_training_ends_like_an_unbroken_one(kind, every, start, tmp_path, capfd):
     job(kind, tmp_path / "whole", start)
     job(kind, tmp_path / "killed", start, kill_after=every)
