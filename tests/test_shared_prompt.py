@@ -170,6 +170,21 @@ def test_fewer_tokens_go_through_the_model():
     assert layout.group.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_layer_runs_on_responses_alone(checkpointing):
+    """Prompts of 7 and 4 tokens, three responses of 5 each: 9 prompt tokens in front of 30; but for checkpointing."""
+    model, seen = tiny("llama"), {0: [], 2: []}
+    if checkpointing:
+        model.train().gradient_checkpointing_enable()
+    for number, counts in seen.items():
+        inside = model.model.layers[number].mlp.up_proj
+        inside.register_forward_hook(lambda _m, inputs, _o, counts=counts: counts.append(inputs[0].shape[1]))
+    ids, mask, width = batch([7, 4], 3, [5] * 6)
+    with torch.no_grad():
+        shared_logprobs(model, ids, mask, width)
+    assert seen == {0: [39], 2: [39 if checkpointing else 30]}
+
+
 def test_several_passes_give_the_same(monkeypatch):
     model, (ids, mask, width) = tiny("qwen2"), batch([9, 2, 5, 4], 2, [1, 7, 4, 3, 3, 6, 2, 7])
     layouts = []

@@ -158,6 +158,7 @@ class PackedLayout:
         self.group_sizes = self.group.bincount()
         self.equal_groups = bool((self.group_sizes == self.group_sizes[0]).all())
         self.calls = 0
+        self.prompts_read_only = False  # from here on nobody reads what a prompt's own queries find
         self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
     @property
@@ -174,7 +175,9 @@ class PackedLayout:
             return merged[None]
         prefix_key, prefix_value = self.prefix.pad(key).transpose(1, 2), self.prefix.pad(value).transpose(1, 2)
         parts = []
-        if self.prefix.count:
+        if self.prompts_read_only:
+            parts.append(query.new_zeros(self.prefix.count, *query.shape[1:]))
+        elif self.prefix.count:
             # Padding is on the right, so no real query sees it under the causal rule and no mask is needed.
             out = F.scaled_dot_product_attention(
                 self.prefix.pad(query).transpose(1, 2),
@@ -202,9 +205,11 @@ class PackedLayout:
         parts = [x.to(dtype).split(sizes) for x in (query, key, value)]
         prompt = [x.unflatten(0, (-1, self.prefix.length)) for x, _ in parts]
         own = [x.unflatten(0, (-1, self.suffix.length)) for _, x in parts]
+        responses = MergedAttention.apply(*own, *prompt[1:], scaling, engine).flatten(0, 1)
+        if self.prompts_read_only:
+            return F.pad(responses, (0, 0, 0, 0, self.prefix.count, 0))
         out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in prompt), is_causal=True, scale=scaling)
-        responses = MergedAttention.apply(*own, *prompt[1:], scaling, engine)
-        return torch.cat([out.transpose(1, 2).flatten(0, 1), responses.flatten(0, 1)])
+        return torch.cat([out.transpose(1, 2).flatten(0, 1), responses])
 
     def _attend_suffix(self, query, key, value, prefix_key, prefix_value, scaling) -> Tensor:
         """Responses attend to their prompt's keys, repeated per row, and causally to themselves."""
@@ -271,7 +276,7 @@ def shared_logprobs(
     parts = []
     for rows in _passes(input_ids, attention_mask, response_width, pass_tokens):
         layout = PackedLayout(input_ids[rows], attention_mask[rows], response_width)
-        with _scoring_head(model, layout.targets, temperature, entropy):
+        with _scoring_head(model, layout.targets, temperature, entropy), _prompts_end_before_last_layer(model, layout):
             scores = model(
                 input_ids=layout.input_ids,
                 position_ids=layout.position_ids,
@@ -313,6 +318,37 @@ def _scoring_head(model: nn.Module, targets: Tensor, temperature: float, entropy
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _prompts_end_before_last_layer(model: nn.Module, layout: PackedLayout) -> Iterator[None]:
+    """In the last layer a prompt's tokens are read as keys and values only: the rest of it runs on responses alone.
+
+    What stands at the prompts behind it is wrong and never read. On a CPU: a GPU's modules are fused (fused.py). Not
+    with gradient checkpointing, whose second forward comes after this.
+    """
+    inner = base_model(model)
+    plain = not _head_is_last(model) or getattr(inner, "is_gradient_checkpointing", False)
+    if plain or not layout.prefix.count or not layout.suffix.count or layout.input_ids.device.type != "cpu":
+        yield
+        return
+    start, layer = layout.prefix.count, inner.get_decoder().layers[-1]
+
+    def responses(module: nn.Module, inputs: tuple) -> tuple:
+        layout.prompts_read_only = True
+        return (inputs[0][:, start:], *inputs[1:])
+
+    def behind_prompts(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return F.pad(output, (0, 0, start, 0))
+
+    handles = []
+    for module in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
+        handles += [module.register_forward_pre_hook(responses), module.register_forward_hook(behind_prompts)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _passes(input_ids: Tensor, attention_mask: Tensor, response_width: int, pass_tokens: int | None) -> list[slice]:
