@@ -124,8 +124,8 @@ def evaluate_kind(
 ) -> pd.DataFrame:
     """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still.
 
-    Every model is sampled as in the paper (``samples`` times, scores averaged), cooler, and greedily; ``rejection``
-    adds the first one with repeated samples drawn again (F.3).
+    Every model is sampled as in the paper (``samples`` times, scores averaged), and but for the controls cooler and
+    greedily; ``rejection`` adds the first one with repeated samples drawn again (F.3).
     """
     settings = profile.video.evaluation
     truth, moves, rows = task.truth(clips), moving(clips, task), []
@@ -143,7 +143,7 @@ def evaluate_kind(
     options = {"top_k": settings.top_k, "batch": settings.batch}
     ways = ("", settings.temperature, samples), (f", temperature {COOLER}", COOLER, 1), (", greedy", 0, 1)
     for name, model in models.items():
-        for suffix, temperature, count in ways:
+        for suffix, temperature, count in ways[:1] if name in LONGER.values() else ways:
             parts = []
             for seed in sample_seeds(profile.seed, count):
                 frames, codes = predict_with_codes(model, task, clips, seed=seed, temperature=temperature, **options)
