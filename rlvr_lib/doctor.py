@@ -16,6 +16,7 @@ from rlvr_lib.profile_schema_domains import DOMAINS
 from rlvr_lib.provenance import hardware, usable_cores
 from rlvr_lib.worlds.browser_find import find_browser, why_no_browser
 from rlvr_lib.worlds.renderers import choose_renderer
+from rlvr_lib.worlds.webarena import why_no_webarena
 
 TRUNKS = {"squeeze": "squeezenet1_1-b8a52dc0.pth", "alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 HUB = "huggingface.co"
@@ -142,8 +143,8 @@ def missing(profile: Profile) -> list[str]:
     agent = profile.web_page.agent
     if agent.world == "local" and why_no_browser():
         lacks.append("a browser for notebook 23 (rlvr get-browser)")
-    if agent.world == "webarena":
-        lacks.append("WebArena's hosted sites and BrowserGym for notebook 23 (or web_page.agent.world=local)")
+    if agent.world == "webarena" and (why := why_no_webarena()):
+        lacks.append(f"for notebook 23: {why}")
     if agent.policy == "endpoint":
         lacks.append(f"a key for {agent.endpoint.base_url} in RLVR_AGENT_API_KEY (not checked)")
     if game.teacher.kind == "endpoint":

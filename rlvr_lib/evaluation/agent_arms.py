@@ -5,7 +5,7 @@ Every arm runs the same instances. On a CPU with local roles, arms run side by s
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,17 +33,18 @@ from rlvr_lib.evaluation.agent_local import (
 )
 from rlvr_lib.evaluation.agent_planner import Numbers, Planner
 from rlvr_lib.evaluation.agent_run import Limits, run_arm, write_arm
-from rlvr_lib.evaluation.agent_session import OracleWorldModel, Session, instances
+from rlvr_lib.evaluation.agent_session import Case, LiveSession, OracleWorldModel, Session, instances
+from rlvr_lib.evaluation.agent_webarena import NO_ORACLE, WebArenaSession, webarena_cases
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.training.web_page_data import RECORDED
 from rlvr_lib.training.web_pages import make_task
 from rlvr_lib.worlds.browser_find import why_no_browser
 from rlvr_lib.worlds.web_transitions import load_web_set
+from rlvr_lib.worlds.webarena import task_list, why_no_webarena
 
 POLICY_ARMS, ORACLE = ("policy", "policy_vote"), "oracle"
 ARMS = (*POLICY_ARMS, "sft", "rlvr", ORACLE)
-EXTRA = "pip install browsergym-webarena, and host the WebArena sites as its README says"
 
 
 def train_roles(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -56,30 +57,38 @@ def evaluate_agents(folder: Path, profile: Profile, roles: Path, models: Mapping
     """Write ``folder``/<arm>.csv and <arm>.jsonl for every arm; arms and episodes already there are kept.
 
     ``models`` maps ``sft`` and ``rlvr`` to their checkpoints, ``roles`` is the folder of :func:`train_roles`.
-    UserError without a browser, and for ``world: webarena``, which is not wired up here.
+    UserError without a browser; for ``world: webarena`` without BrowserGym or the addresses of the hosted sites.
     """
     settings = profile.web_page.agent
     if why := why_not_run(profile):
         raise UserError(why)
-    left = [arm for arm in ARMS if not (folder / f"{arm}.csv").exists()]
-    if len(left) < len(ARMS):
-        say(f"agent: {len(ARMS) - len(left)} of {len(ARMS)} arms are there already")
+    arms = arms_of(settings)
+    left = [arm for arm in arms if not (folder / f"{arm}.csv").exists()]
+    if len(left) < len(arms):
+        say(f"agent: {len(arms) - len(left)} of {len(arms)} arms are there already")
     facts: dict[str, Any] = {}
     for arm, found in _arms(folder, profile, roles, models, left):
         facts[arm] = found
         say(f"agent: {arm} done in {found['seconds']} s")
-    return {"arms": facts, "instances": settings.instances, "substitutions": _substitutions(settings)}
+    left_out = {} if ORACLE in arms else {ORACLE: NO_ORACLE}
+    told = {"instances": settings.instances, "left_out": left_out, "substitutions": _substitutions(settings)}
+    return {"arms": facts, **told}
+
+
+def arms_of(settings: Any) -> tuple[str, ...]:
+    """The arms of a world; ``settings`` is ``web_page.agent``. WebArena has no oracle: its sites cannot go back."""
+    return ARMS if settings.world == "local" else tuple(arm for arm in ARMS if arm != ORACLE)
 
 
 def why_not_run(profile: Profile) -> str:
     """Empty when the arms can run, else the reason and the remedy on one line."""
-    if profile.web_page.agent.world == "webarena":
-        return f"web_page.agent.world: webarena needs BrowserGym and the hosted sites ({EXTRA}); or set local"
-    return why_no_browser()
+    return why_no_webarena() if profile.web_page.agent.world == "webarena" else why_no_browser()
 
 
 def _substitutions(settings: Any) -> list[str]:
-    found = ["web agent: local sites and MiniWoB++ pages instead of WebArena"] if settings.world == "local" else []
+    found = ["web agent: local sites and MiniWoB++ pages instead of WebArena"]
+    if settings.world == "webarena":
+        found = ["web agent: BrowserGym ends a task at its first reward and chooses the judge, not DeepSeek-V3"]
     if "local" in (settings.policy, settings.value):
         found.append("web agent: a cloned policy, rules and a small learnt value instead of DeepSeek-V3")
     return found
@@ -113,10 +122,10 @@ def _run(work: tuple) -> tuple[str, dict[str, Any]]:
     settings, began = profile.web_page.agent, time.perf_counter()
     planner = make_planner(arm, profile, roles, models, folder / "cache")
     limits = Limits(settings.max_steps, settings.unreadable, settings.repeated)
-    make = partial(Session, pause_s=settings.pause_s)
+    cases, make = _world(settings)
     watched = settings.watched if arm not in POLICY_ARMS else 0
     try:
-        records = run_arm(folder, arm, planner, instances(settings.instances), make, limits, settings.parallel, watched)
+        records = run_arm(folder, arm, planner, cases, make, limits, settings.parallel, watched)
     finally:
         if isinstance(planner.world_model, OracleWorldModel):
             planner.world_model.close()
@@ -124,6 +133,13 @@ def _run(work: tuple) -> tuple[str, dict[str, Any]]:
     facts = {"seconds": round(time.perf_counter() - began, 1), "faults": sum(bool(one["fault"]) for one in records)}
     endpoint = getattr(planner.policy, "endpoint", None)
     return arm, facts | ({"endpoint": endpoint.facts()} if endpoint else {})
+
+
+def _world(settings: Any) -> tuple[list[Case], Callable[[], LiveSession]]:
+    """Which cases an arm runs, and what makes their sessions."""
+    if settings.world == "webarena":
+        return webarena_cases(settings.instances, task_list()), partial(WebArenaSession, pause_s=settings.pause_s)
+    return instances(settings.instances), partial(Session, pause_s=settings.pause_s)
 
 
 def make_planner(arm: str, profile: Profile, roles: Path, models: Mapping[str, Path], cache: Path) -> Planner:
@@ -178,6 +194,7 @@ __all__ = [
     "ARMS",
     "ORACLE",
     "POLICY_ARMS",
+    "arms_of",
     "evaluate_agents",
     "make_planner",
     "train_roles",

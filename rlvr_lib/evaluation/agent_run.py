@@ -11,7 +11,7 @@ import pandas as pd
 
 from rlvr_lib.artifacts import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json
 from rlvr_lib.evaluation.agent_planner import Decision, Planner
-from rlvr_lib.evaluation.agent_session import Case, Session
+from rlvr_lib.evaluation.agent_session import Case, LiveSession
 from rlvr_lib.progress import track
 from rlvr_lib.worlds.transitions import record_lines
 from rlvr_lib.worlds.web_actions import NO_ACTION, Action, read_action, reason_to_stop
@@ -36,7 +36,7 @@ class Episode:
     """One episode under way: its session, what was decided, how it ended."""
 
     case: Case
-    session: Session
+    session: LiveSession
     steps: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[bytes] = field(default_factory=list)
     ended: str = ""
@@ -111,7 +111,7 @@ def run_arm(
     arm: str,
     planner: Planner,
     cases: Sequence[Case],
-    make_session: Callable[[], Session],
+    make_session: Callable[[], LiveSession],
     limits: Limits,
     parallel: int = 1,
     watched: int = 0,
@@ -127,7 +127,7 @@ def run_arm(
     looked_at = set(cases[:watched])
     if todo:
         count = min(parallel, len(todo))
-        sessions: list[Session] = []
+        sessions: list[LiveSession] = []
         try:
             sessions += [make_session() for _ in range(count)]
             episodes = _side_by_side(planner, todo, sessions, limits, looked_at)
@@ -151,10 +151,10 @@ def screen(folder: Path, arm: str, case: Case, place: int) -> Path:
 
 
 def _side_by_side(
-    planner: Planner, todo: Sequence[Case], sessions: Sequence[Session], limits: Limits, watched: set[Case]
+    planner: Planner, todo: Sequence[Case], sessions: Sequence[LiveSession], limits: Limits, watched: set[Case]
 ) -> Iterator[Episode]:
     """Episodes as they end. Those under way are decided together; their browsers act at the same time."""
-    waiting, free, running = list(todo), list(sessions), []  # type: list[Case], list[Session], list[Episode]
+    waiting, free, running = list(todo), list(sessions), []  # type: list[Case], list[LiveSession], list[Episode]
     with ThreadPoolExecutor(len(sessions)) as pool:
         while waiting or running:
             begun = []

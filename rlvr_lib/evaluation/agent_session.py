@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, Self
 
 from rlvr_lib.progress import say
 from rlvr_lib.worlds import web_tasks
@@ -43,38 +44,25 @@ def instances(count: int) -> list[Case]:
     return [Case(names[at % len(names)], FIRST_SEED + at // len(names)) for at in range(count)]
 
 
-class Session:
-    """One browser with its own server: begin an episode, look, act. Faults are kept in ``fault``."""
+class LiveSession:
+    """What sessions of all worlds share: begin an episode, look, act. Faults are kept in ``fault``.
 
-    def __init__(self, make: Make | None = None, pause_s: float = 0.0):
-        self.make, self.pause_s = make or partial(web_tasks.make_browser, seconds=PATIENCE), pause_s
-        self.server = web_tasks.make_server()
-        self.browser: Browser | None = None
-        self.used = 0
+    A world fills in ``_begin``, ``_act``, ``_picture`` and ``_drop``, which may raise BrowserFault.
+    """
+
+    def __init__(self, pause_s: float = 0.0):
+        self.pause_s = pause_s
         self.fault = self.refused = ""
         self.case = Case("", 0)
         self.previous: list[Action] = []
         self.page = Page("", "", ())
         self.numbering = Numbering()
+        self.task: Any = None  # of an episode that has begun: goal, template, ended(), success(answer)
 
     def begin(self, case: Case) -> bool:
         """Start an episode; False when it failed."""
-        self.fault, self.case, self.previous = "", case, []
+        self.fault, self.refused, self.case, self.previous = "", "", case, []
         return self._safely(self._begin)
-
-    def _begin(self) -> None:
-        if self.browser is not None and self.used >= FRESH_EVERY:
-            self._drop()
-        if self.browser is None:
-            self.browser, self.used = self.make(self.server), 0
-        self.used += 1
-        self.task = web_tasks.begin(self.browser, self.server, self.case.name, self.case.seed)
-        self._look()
-
-    def _look(self, numbering: Numbering | None = None) -> None:
-        assert self.browser is not None
-        self.numbering = numbering or Numbering()
-        self.page = self.browser.look().page(self.numbering)
 
     def observation(self) -> Observation:
         """What the roles get to see."""
@@ -86,18 +74,6 @@ class Session:
     def act(self, action: Action, numbering: Numbering | None = None) -> bool:
         """Do it and look again, with new numbers or with those of ``numbering``; False when the episode failed."""
         return self._safely(lambda: self._act(action, numbering))
-
-    def _act(self, action: Action, numbering: Numbering | None) -> None:
-        assert self.browser is not None
-        self.refused = self.browser.act(action, self.page)
-        self.previous.append(action)
-        time.sleep(self.pause_s)
-        self._look(numbering)
-
-    def renumber(self) -> None:
-        """Number the page's elements from 1 again, as every step does."""
-        self.numbering = Numbering()
-        self.page = replace(self.page, nodes=self.numbering(self.page.nodes))
 
     def over(self) -> bool:
         """Whether the page itself has ended the episode."""
@@ -115,8 +91,24 @@ class Session:
     def screenshot(self) -> bytes:
         """The page as PNG, empty when it cannot be had."""
         found = [b""]
-        self._safely(lambda: found.append(self.browser.screenshot() if self.browser else b""))
+        self._safely(lambda: found.append(self._picture()))
         return found[-1]
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        self._drop()
+
+    def _begin(self) -> None:
+        raise NotImplementedError
+
+    def _act(self, action: Action, numbering: Numbering | None) -> None:
+        raise NotImplementedError
+
+    def _picture(self) -> bytes:
+        raise NotImplementedError
+
+    def _drop(self) -> None:
+        raise NotImplementedError
 
     def _safely(self, work: Callable[[], object]) -> bool:
         try:
@@ -127,20 +119,60 @@ class Session:
             self._drop()
             return False
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Session(LiveSession):
+    """One browser with its own server, for our sites and MiniWoB pages."""
+
+    def __init__(self, make: Make | None = None, pause_s: float = 0.0):
+        super().__init__(pause_s)
+        self.make = make or partial(web_tasks.make_browser, seconds=PATIENCE)
+        self.server = web_tasks.make_server()
+        self.browser: Browser | None = None
+        self.used = 0
+
+    def _begin(self) -> None:
+        if self.browser is not None and self.used >= FRESH_EVERY:
+            self._drop()
+        if self.browser is None:
+            self.browser, self.used = self.make(self.server), 0
+        self.used += 1
+        self.task = web_tasks.begin(self.browser, self.server, self.case.name, self.case.seed)
+        self._look()
+
+    def _look(self, numbering: Numbering | None = None) -> None:
+        assert self.browser is not None
+        self.numbering = numbering or Numbering()
+        self.page = self.browser.look().page(self.numbering)
+
+    def _act(self, action: Action, numbering: Numbering | None) -> None:
+        assert self.browser is not None
+        self.refused = self.browser.act(action, self.page)
+        self.previous.append(action)
+        time.sleep(self.pause_s)
+        self._look(numbering)
+
+    def renumber(self) -> None:
+        """Number the page's elements from 1 again, as every step does."""
+        self.numbering = Numbering()
+        self.page = replace(self.page, nodes=self.numbering(self.page.nodes))
+
+    def _picture(self) -> bytes:
+        return self.browser.screenshot() if self.browser else b""
+
     def _drop(self) -> None:
         browser, self.browser = self.browser, None
         if browser is not None:
             browser.close()
 
     def close(self) -> None:
-        self._drop()
+        super().close()
         self.server.close()
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class OracleWorldModel:
@@ -182,4 +214,4 @@ class OracleWorldModel:
         self.session.close()
 
 
-__all__ = ["Case", "OracleWorldModel", "Session", "instances"]
+__all__ = ["Case", "LiveSession", "OracleWorldModel", "Session", "instances"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlvr_lib.artifacts import UserError
+from rlvr_lib.artifacts import DONE, UserError, read_json
 from rlvr_lib.evaluation.statistics import Interval, bootstrap_mean, paired_difference
 from rlvr_lib.report.formats import EMPTY, Table, interval_column
 from rlvr_lib.report.stages import StageRecord, provenance_text, setting
@@ -29,22 +29,39 @@ NUMBERS = ("success", "steps", "calls", "seconds", "fault")
 COLUMNS = ("case_id", "site", *NUMBERS)
 STAGE = "web_agent"
 AGAIN = "rlvr get-browser && rlvr reproduce --profile {} --only 23,90 --force"
+WORLDS = {
+    "local": "Every arm runs the same seeded instances, none of which was trained on. The oracle tries actions in a "
+    "second browser and is an upper bound, no world model. Seconds are those of deciding: the oracle's second "
+    "browser counts, the agent's own does not.",
+    "webarena": "Every arm runs the same WebArena tasks through BrowserGym, whose reward is the success; it ends a "
+    "task at its first reward, and its judge is not DeepSeek-V3. A task that does not start counts 0. What one arm "
+    "did to a site, the next one finds there, unless the site was set back. Seconds are those of deciding.",
+}
 Scores = Mapping[str, pd.DataFrame]
 
 
 def load_arms(folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """Every arm's rows sorted by case, and for each arm that is left out the reason."""
     found, left_out = {}, {}
+    reasons = _reasons(folder)
     for arm in ARM_LABELS:
         path = folder / f"{arm}.csv"
         if not path.exists():
-            left_out[arm] = why_not(folder)
+            left_out[arm] = reasons.get(arm) or why_not(folder)
             continue
         try:
             found[arm] = _read(path)
         except UserError as error:
             left_out[arm] = str(error)
     return found, left_out
+
+
+def _reasons(folder: Path) -> dict[str, str]:
+    """Why the stage itself left arms out (the oracle, on hosted sites); nothing when it has not finished."""
+    try:
+        return {str(arm): str(why) for arm, why in read_json(folder / DONE)["facts"]["left_out"].items()}
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 def why_not(folder: Path) -> str:
@@ -101,9 +118,7 @@ def agent_caption(warnings: Sequence[str], profile: str, seed: int, stage: Stage
         *warnings,
         f"Profile {profile}, seed {seed if stage.seed is None else stage.seed}.",
         ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.items() if value is not None) + ".",
-        "Every arm runs the same seeded instances, none of which was trained on. The oracle tries actions in a second",
-        "browser and is an upper bound, no world model. Seconds are those of deciding: the oracle's second browser",
-        "counts, the agent's own does not.",
+        WORLDS["webarena" if found["world"] == "webarena" else "local"],
         "Brackets: 95 % percentile bootstrap over instances. The paper's numbers are of 812 WebArena tasks with",
         "DeepSeek-V3; levels are not comparable.",
         provenance_text(stage.provenance) or "Provenance not recorded.",
@@ -124,9 +139,14 @@ def _printed(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_task(scores: Scores) -> pd.DataFrame:
+    """Success by site or task; by domain beside the paper's where these are the domains of WebArena."""
     wide = {arm: 100 * frame.groupby("site")["success"].mean() for arm, frame in scores.items()}
     counts = next(iter(scores.values())).groupby("site")["success"].size().rename("n")
-    return pd.concat([counts, pd.DataFrame(wide).round(0)], axis=1).reset_index()
+    table = pd.concat([counts, pd.DataFrame(wide).round(0)], axis=1)
+    paper = pd.read_csv(PAPER_RESULTS / "table6_web_agent_domains.csv").set_index("domain")
+    if set(table.index) <= set(paper.index):
+        table = table.join(paper[["sft", "rlvr"]].add_prefix("paper: "))
+    return table.reset_index()
 
 
 __all__ = ["ARM_LABELS", "STAGE", "agent_caption", "agent_table", "difference", "load_arms", "why_not"]

@@ -99,6 +99,15 @@ def _tag(tab: Tab, backend: int) -> str:
 
 def press(tab: Tab, keys: str) -> str:
     """A key or a combination out of a short list; combinations that steer a browser are not in it."""
+    name = key_name(keys)
+    if name is None:
+        return "the key is not in the list"
+    tab.page.keyboard.press(name)
+    return ""
+
+
+def key_name(keys: str) -> str | None:
+    """Playwright's name of a key or a combination out of the list, None for any other."""
     *modifiers, key = keys.split("+") if keys != "+" else ["+"]
     plain = key in NAMED_KEYS or (len(key) == 1 and key.isprintable())
     if modifiers in ([], ["Shift"]):
@@ -106,10 +115,7 @@ def press(tab: Tab, keys: str) -> str:
     else:
         allowed = modifiers in (["Control"], ["Ctrl"], ["Meta"]) and key.lower() in WITH_CONTROL
         modifiers = ["Control"]
-    if not allowed:
-        return "the key is not in the list"
-    tab.page.keyboard.press("+".join([*modifiers, key]))
-    return ""
+    return "+".join([*modifiers, key]) if allowed else None
 
 
 def scroll(tab: Tab, direction: str) -> str:
@@ -136,4 +142,4 @@ def travel(tab: Tab, fence: Fence, step: int) -> str:
     return ""
 
 
-__all__ = ["LONGEST_TEXT", "act_on_element", "goto", "press", "scroll", "travel"]
+__all__ = ["LONGEST_TEXT", "act_on_element", "goto", "key_name", "press", "scroll", "travel"]

@@ -6,6 +6,7 @@ scripts can neither see nor change.
 """
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from rlvr_lib.worlds.browser_fence import BLANK, guard_page
@@ -122,7 +123,7 @@ class Tab:
             raise TooLarge(f"the page is too large: {elements} elements, {characters} characters")
         raw = self.cdp.send("Accessibility.getFullAXTree")["nodes"]
         document = self._documents.setdefault(self._frame["loaderId"], len(self._documents))
-        return _once(read_tree([_keyed(_shown(node), document) for node in raw]))
+        return read_nodes(raw, document)
 
     def backend(self, key: int) -> int | None:
         """The browser's number of a node of the present document, None for a node of a former one."""
@@ -137,6 +138,11 @@ class Tab:
             return None
         entry = found["entries"][place]
         return None if entry["url"] == BLANK else (entry["id"], entry["url"])
+
+
+def read_nodes(raw: Iterable[dict[str, Any]], document: int = 0) -> list[Node]:
+    """Chrome's accessibility nodes of one page -> the nodes worth a line; their keys tell documents apart."""
+    return _once(read_tree([_keyed(_shown(node), document) for node in raw]))
 
 
 def _shown(node: dict[str, Any]) -> dict[str, Any]:
@@ -157,4 +163,4 @@ def _once(nodes: list[Node]) -> list[Node]:
     return [node for node in nodes if first[node.key, node.role] is node]
 
 
-__all__ = ["SETTLE_ERRORS", "Tab", "TooLarge"]
+__all__ = ["SETTLE_ERRORS", "Tab", "TooLarge", "read_nodes"]
