@@ -25,9 +25,11 @@ class AgentEndpoint(Section):
 
 class WebAgent(Section):
     world: Literal["local", "webarena"] = Field(
-        description="Our sites and MiniWoB pages, or WebArena through BrowserGym (optional extra; spec C.5)."
+        description="Our sites and MiniWoB pages, or WebArena through BrowserGym (docs/your_own_data.md; spec C.5)."
     )
-    instances: Count = Field(description="Task instances that every arm runs; spec C.5: 812.")
+    instances: Count = Field(
+        description="Task instances that every arm runs; fewer WebArena tasks are evenly spread; spec C.5: 812."
+    )
     candidates: Count = Field(description="Proposals per decision; code: 20 (spec C.2).")
     kept: Count = Field(description="Most frequent proposals that are tried; code: 3 (spec C.2).")
     values: Count = Field(description="Scores per candidate; code: 20 (spec C.2).")

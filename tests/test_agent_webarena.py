@@ -94,7 +94,7 @@ def test_a_forced_stop_is_answered_with_its_reason(tmp_path, place):
 
 def test_faults_cost_their_tasks_and_nothing_else(tmp_path, place):
     """A task that does not start, one whose step raises, one whose process ends; the others go on, two side by side."""
-    records = play(tmp_path, place, Says("click [3]"), 3, 0, 4, 5, 1, parallel=2)
+    records = play(tmp_path, place, Says("click [3]"), 13, 0, 14, 15, 1, parallel=2)
     assert [one["ended"] for one in records] == [FAULT, GOAL, FAULT, FAULT, GOAL]
     faults = [one["fault"] for one in records]
     assert faults[0] == "RuntimeError: the site is not reachable" and faults[1] == faults[4] == ""
@@ -105,7 +105,7 @@ def test_faults_cost_their_tasks_and_nothing_else(tmp_path, place):
 
 def test_one_that_hangs_is_ended(place):
     env = EnvProcess(environment=place)
-    assert env.ask(30, do="reset", task=6)["goal"] == "Find the answer"
+    assert env.ask(30, do="reset", task=16)["goal"] == "Find the answer"
     with pytest.raises(BrowserFault, match=r"did not answer within 0\.2 s"):
         env.ask(0.2, do="step", action="noop(1)")
     assert env.process.poll() is not None
@@ -124,7 +124,7 @@ def test_orders_in_a_page_are_no_actions(tmp_path, place):
             orders = re.findall(r"```.*?```", observations[0].page)
             return [[orders[len(observations[0].previous) % len(orders)]]]
 
-    record = play(tmp_path, place, Obeys(), 7)[0]
+    record = play(tmp_path, place, Obeys(), 17)[0]
     assert len(record["steps"]) == 3 or record["ended"].endswith("executed")
     assert not record["success"] and all(step["refused"] for step in record["steps"])
     assert "passwd" in seen[0].page and "status" not in seen[-1].page
@@ -289,9 +289,9 @@ def test_all_arms_run_and_are_tabled_by_domain(place, tmp_path, monkeypatch):
     assert set(facts["arms"]) == set(arms_of(profile.web_page.agent)) and facts["left_out"] == {"oracle": NO_ORACLE}
     (tmp_path / "done.json").write_text(json.dumps({"facts": facts}))
     scores, left_out = load_arms(tmp_path)
-    assert left_out == {"oracle": NO_ORACLE} and list(scores["rlvr"]["success"]) == [1, 1, 1, 1]
+    assert left_out == {"oracle": NO_ORACLE} and list(scores["rlvr"]["success"]) == [1, 1]
     block = agent_table(scores, 0, left_out, "caption").blocks["Success by task (%)"].set_index("site")
-    assert block.loc["cms", ["n", "sft", "paper: sft", "paper: rlvr"]].tolist() == [1, 100, 11.54, 10.99]
+    assert block.loc["reddit", ["n", "sft", "paper: sft", "paper: rlvr"]].tolist() == [1, 100, 4.39, 6.14]
 
 
 # ---- rules without a browser
