@@ -282,7 +282,7 @@ def test_all_arms_run_and_are_tabled_by_domain(place, tmp_path, monkeypatch):
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with chat_server(lambda *_: reply("```stop [42]```")) as server:
-        words = ["instances=4", "parallel=2", "pause_s=0.0", "watched=0", "endpoint.model=m"]
+        words = ["instances=2", "parallel=1", "pause_s=0.0", "watched=0", "endpoint.model=m"]
         words += [f"endpoint.base_url={server.url}", f"endpoint.world_model_url={server.url}"]
         profile = load_profile("paper", overrides=" ".join(f"web_page.agent.{word}" for word in words))
         facts = evaluate_agents(tmp_path, profile, tmp_path / "roles", {})

@@ -96,7 +96,8 @@ def _substitutions(settings: Any) -> list[str]:
 
 def _arms(folder: Path, profile: Profile, roles: Path, models: Mapping[str, Path], left: list[str]) -> Iterator:
     work = [(folder, arm, profile, roles, dict(models)) for arm in sorted(left, key=_longest_first)]
-    if uses_endpoint(profile) or profile.torch_device() != "cpu" or min(profile.threads, len(work)) < 2:
+    shared = uses_endpoint(profile) or profile.web_page.agent.world == "webarena"  # hosted sites belong to one arm
+    if shared or profile.torch_device() != "cpu" or min(profile.threads, len(work)) < 2:
         yield from map(_run, work)
         return
     with multiprocessing.get_context("spawn").Pool(min(profile.threads, len(work)), initializer=_alone) as pool:
