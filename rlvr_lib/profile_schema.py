@@ -238,6 +238,9 @@ class WebPageData(Section):
     rlvr_share: Share = Field(
         description="Share of the training episodes that only RLVR asks about; 0: it shares the others. Our choice."
     )
+    reworded: Whole = Field(
+        description="Copies of each step with rare words exchanged, in the base model's corpus. Our choice."
+    )
 
 
 class WebPageEvaluation(LanguageEvaluation):

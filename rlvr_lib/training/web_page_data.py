@@ -22,6 +22,7 @@ from rlvr_lib.tokens.web_page_task import WebPageTask, answered_parts, browse_pa
 from rlvr_lib.training.language import Parts, hub_tokenizer
 from rlvr_lib.training.language_rlvr import evenly
 from rlvr_lib.training.released import released
+from rlvr_lib.training.web_rewording import rare_words, reworded
 from rlvr_lib.worlds.transitions import record_lines
 from rlvr_lib.worlds.web_prompt import compact_prompt, full_prompt
 from rlvr_lib.worlds.web_public import load_public
@@ -156,8 +157,14 @@ def make_tokenizer(profile: Profile, train: Sequence[WebTransition]) -> PreTrain
     return train_tokenizer([*texts, *numbers], profile.web_page.tokenizer.vocabulary, PAGE_PIECES)
 
 
-def base_pages(items: Sequence[WebTransition], seed: int) -> Iterator[Parts]:
-    """The base model's corpus: each step as it is browsed, a few as question and answer."""
+def base_pages(items: Sequence[WebTransition], seed: int, copies: int = 0) -> Iterator[Parts]:
+    """The base model's corpus: each step as it is browsed, a few as question and answer; then ``copies`` reworded."""
     rng = Random(f"pages/web/{seed}")
-    for item in items:
+    for item in [*items, *reworded_copies(items, seed, copies)]:
         yield answered_parts(item, END) if rng.random() < ANSWERED_SHARE else browse_parts(item, END)
+
+
+def reworded_copies(items: Sequence[WebTransition], seed: int, copies: int) -> Iterator[WebTransition]:
+    """``copies`` times all items, every one with its rare words exchanged anew."""
+    rng, rare = Random(f"rewording/{seed}"), rare_words(items) if copies else []
+    return (reworded(item, rare, rng) for _ in range(copies) for item in items)

@@ -38,7 +38,8 @@ def make_base(folder: Path, profile: Profile, data: Path) -> dict[str, Any]:
 
     def corpus(live: bool):
         train, held = read_web_file(data / "train.jsonl"), validation_cases(data, VALIDATION_PAGES)
-        return base_pages(evenly(train, LIVE_PAGES) if live else train, profile.seed), base_pages(held, profile.seed)
+        pages = base_pages(evenly(train, LIVE_PAGES) if live else train, profile.seed, profile.web_page.data.reworded)
+        return pages, base_pages(held, profile.seed)
 
     return language.make_base(folder, profile, MODALITY, data, corpus, profile.web_page.data.max_tokens + 64)
 
