@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rlvr_lib.profile_fields import Count, Section
+from rlvr_lib.profile_schema_baselines import Baselines
 from rlvr_lib.profile_schema_video import VideoModel, VideoRLVR, VisualTokenizer, check_sizes
 
 DOMAINS = ("pusht", "rope", "granular")
@@ -35,10 +36,12 @@ class Domains(Section):
     frame_tokenizer: VisualTokenizer = Field(description="Per-frame tokenizer, one per domain (spec B.2, A.3).")
     single_step: VideoModel = Field(description="World model, one per domain; its context is the domain's (spec C.3).")
     single_step_rlvr: VideoRLVR = Field(description="GRPO, once per domain (spec E).")
+    baselines: Baselines = Field(description="Two baselines trained on the same data, one of each per domain.")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         check_sizes("frame", self.frame_tokenizer, self.height, self.width)
+        self.baselines.check_sizes(self.height, self.width)
         if self.height != self.width:
             raise ValueError(f"height: tables are square, so frames must be; {self.height} x {self.width}")
         return self

@@ -14,6 +14,7 @@ from rlvr_lib.report.domain_tables import domain_scores, paper_domains, start_no
 from rlvr_lib.report.stages import domain_records
 from rlvr_lib.status import stage_names, stage_of
 from rlvr_lib.training import released
+from rlvr_lib.training.baselines import BASELINES, run_baseline
 from rlvr_lib.training.video import open_episodes
 from rlvr_lib.training.video_stages import DOMAIN_PARTS, run_video_stage, train_and_release
 
@@ -32,6 +33,8 @@ def rope(profile):
     own = domain_profile(profile, "rope")
     for part in ("data", *DOMAIN_PARTS, "single_step_rlvr"):
         run_video_stage(own, part)
+    for kind in BASELINES:
+        run_baseline(own, kind)
     domain_evaluation(profile, "rope")
     return own
 
@@ -74,6 +77,7 @@ def test_impossible_settings_are_named(overrides, words):
 def test_every_stage_is_seen_by_status_report_and_table(profile, rope):
     runs = profile.runs_dir / "smoke"
     inner = {f"rope/video_{part}" for part in ("data", "frame_tokenizer", "single_step_base", "single_step_rlvr")}
+    inner |= {f"rope/baseline_{kind}" for kind in BASELINES}
     assert set(stage_names(profile)) == inner | {"rope_evaluation"}
     for name in stage_names(profile):
         assert stage_of(profile, name, read_json(runs / name / "done.json")).state()[0] == "done"
@@ -88,9 +92,16 @@ def test_every_stage_is_seen_by_status_report_and_table(profile, rope):
     page = build_report(profile).read_text()
     assert "Table 4" in page and "instead of DINO-WM" in page and "Table 4: PushT has not been evaluated" in page
     scores = domain_scores(runs)["rope"]
-    assert scores["model"].nunique() == 9 and (scores.groupby("model").size() == 2).all()
+    assert scores["model"].nunique() == 11 and (scores.groupby("model").size() == 2).all()
     rows = pd.read_csv(profile.reports_dir / "smoke" / "tables" / "table4_other_domains.csv").set_index("model")
     assert rows.loc["RLVR", "paper_lpips"] == 2.08 and rows.loc["base", "mse"] > 0
+    for name in ("feature world model (tokenizer encoder)", "video diffusion"):
+        assert rows.loc[name, "n"] == 2 and rows.loc[name, "ssim"] != 0 and pd.isna(rows.loc[name, "paper_lpips"])
+        assert f"{name} 4 updates, 8 clips" in page
+    assert "Rope: base 4 updates, 8 clips" in page
+    for name, key in (("rope/baseline_diffusion", "diffusion.blocks"), ("rope_evaluation", "sampling_steps")):
+        changed = load_profile("smoke", overrides=f"runs_dir={profile.runs_dir} domains.baselines.{key}=2")
+        assert stage_of(changed, name, read_json(runs / name / "done.json")).state()[0] == "stale"
     expected = 100 * scores.loc[scores["model"] == "copy last frame", "mse"].mean()
     assert rows.loc["copy last frame", "mse"] == pytest.approx(expected, abs=1e-3)
 

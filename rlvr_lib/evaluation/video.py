@@ -18,6 +18,7 @@ from rlvr_lib.evaluation.video_scores import moving, reference_predictions, segm
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.tokens.video_task import MultiStepTask, VideoTask
+from rlvr_lib.training.baselines import Baseline, load_baseline, predict_next
 from rlvr_lib.training.video import KINDS, make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict_with_codes
 from rlvr_lib.worlds.perceptual import Perceptual, perceptual
@@ -82,11 +83,13 @@ def evaluate_rlvr(
     bases: dict[str, Path],
     tuned: dict[str, Path],
     controls: dict[str, Path] | None = None,
+    baselines: dict[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Table 3: base (also with repetition rejection) and RLVR of each kind, and the reference rows, in ``folder``.
 
     ``bases`` and ``tuned`` map a kind to its stage; ``controls`` maps a name of ``CONTROLS`` to its stage: rows of the
-    multi-step table. Also the repetition study of the multi-step models, in ``repetition.csv``. A kind that is there
+    multi-step table; ``baselines`` maps a name of ``BASELINES`` to its stage: rows of Table 4, which has one kind. Also
+    the repetition study of the multi-step models, in ``repetition.csv``. A kind that is there
     already is kept.
     """
     distance, facts = perceptual(profile.video.metric, profile.torch_device()), {}
@@ -100,8 +103,9 @@ def evaluate_rlvr(
         for part, stage in (controls or {}).items() if task.has_context else ():
             models[LONGER[part]] = load_world_model(stage, profile)
         if not (folder / f"{kind}.csv").exists():
+            others = [load_baseline(stage, profile, part) for part, stage in (baselines or {}).items()]
             samples = profile.video.evaluation.samples
-            scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples)
+            scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples, others)
             atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
         scores = pd.read_csv(folder / f"{kind}.csv")
         facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
@@ -121,11 +125,13 @@ def evaluate_kind(
     distance: Perceptual,
     rejection: bool = False,
     samples: int = 1,
+    baselines: Sequence[Baseline] = (),
 ) -> pd.DataFrame:
     """One row per (model, segment): metrics, whether the segment moves, whether the prediction ends standing still.
 
     Every model is sampled as in the paper (``samples`` times, scores averaged), and but for the controls cooler and
-    greedily; ``rejection`` adds the first one with repeated samples drawn again (F.3).
+    greedily; ``rejection`` adds the first one with repeated samples drawn again (F.3). ``baselines`` come last, each
+    sampled likewise, once if it draws nothing; they write no tokens, so whether they repeat is not said.
     """
     settings = profile.video.evaluation
     truth, moves, rows = task.truth(clips), moving(clips, task), []
@@ -156,6 +162,10 @@ def evaluate_kind(
             frames, codes = without_repetition(model, task, clips, seed, **options)
             parts.append(scored(frames, ends_still(task, clips, codes)))
         add(f"{name}{REJECTION}", sum(parts[1:], parts[0]) / samples)
+    for other in baselines:
+        seeds = sample_seeds(profile.seed, samples if other.random else 1)
+        parts = [scored(predict_next(other, task.bins, clips, seed, settings.batch), None) for seed in seeds]
+        add(other.name, sum(parts[1:], parts[0]) / len(parts))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -1,12 +1,14 @@
 """Other domains in the report: Table 4 as far as it has been evaluated, with the words about how."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlvr_lib.evaluation.domains import evaluation_name
-from rlvr_lib.report.domain_tables import ABSENT, TITLES, domain_scores, table4, updates_text
+from rlvr_lib.report.domain_tables import BASELINES_TEXT, TITLES, budget_text, domain_scores, table4
 from rlvr_lib.report.formats import Table
 from rlvr_lib.report.stages import StageRecord, provenance_text, samples_text
+from rlvr_lib.training.baselines import BASELINES
 from rlvr_lib.training.released import VIDEO_STAGES
 
 if TYPE_CHECKING:
@@ -25,14 +27,14 @@ def tables(report: "Report", runs: Path) -> list[Table]:
 def _caption(report: "Report", domains: list[str]) -> str:
     records = {record.name: record for record in report.stages}
     stage = records.get(evaluation_name(domains[0]), StageRecord("other domains"))
-    steps = {domain: _kept_steps(records.get(f"{domain}/{VIDEO_STAGES['single_step']}")) for domain in domains}
     words = [
         *report.warnings,
         f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}.",
         *(text for domain in domains for text in _substitutions(records.get(f"{domain}/video_data"))),
-        updates_text(steps),
         samples_text(stage),
-        ABSENT,
+        BASELINES_TEXT,
+        "Trained with:",
+        *(_budget(domain, records) for domain in domains),
         "Brackets: 95 % percentile bootstrap over segments. The paper's LPIPS is LPIPS-VGG on DINO-WM's files; not "
         "comparable.",
         provenance_text(stage.provenance) or "Provenance of the evaluation not recorded.",
@@ -40,11 +42,31 @@ def _caption(report: "Report", domains: list[str]) -> str:
     return " ".join(words)
 
 
-def _kept_steps(stage: StageRecord | None) -> int | None:
-    """Likelihood updates behind a base model; released weights carry those of their own training."""
-    facts = dict(stage.facts) if stage else {}
-    facts = facts.get("manifest", {}).get("facts", facts)
-    return facts.get("kept_step") or facts.get("steps")
+def _budget(domain: str, records: Mapping[str, StageRecord]) -> str:
+    """The base's training beside the baselines': not tuned to one budget, so it is said."""
+    base = f"{domain}/{VIDEO_STAGES['single_step']}"
+    trainings = [("base", _base_numbers(records.get(base), f"{domain}.video.single_step"))]
+    for kind in BASELINES:
+        if (record := records.get(f"{domain}/baseline_{kind}")) and not record.problem:
+            facts = record.facts
+            numbers = {"clips": facts.get("clips_seen"), "seconds": record.seconds}
+            trainings.append((facts.get("name", kind), {**facts, **numbers}))
+    return budget_text(domain, trainings)
+
+
+def _base_numbers(stage: StageRecord | None, section: str) -> dict[str, Any]:
+    """Updates, clips, parameters, seconds of a base model; released weights carry those of their own training."""
+    if stage is None:
+        return {}
+    manifest = stage.facts.get("manifest", {})
+    facts, settings = manifest.get("facts", stage.facts), manifest.get("settings", stage.settings)
+    batch = settings.get("video.single_step" if manifest else section, {}).get("batch", 0)
+    steps = facts.get("steps", 0)
+    numbers = {"updates": steps, "clips": steps * batch, "parameters": facts.get("parameters")}
+    numbers["seconds"] = manifest.get("seconds", stage.seconds)
+    if manifest:
+        numbers["note"] = f" (released: trained on {manifest.get('episodes', 'other')} episodes of its own)"
+    return numbers
 
 
 def _substitutions(stage: StageRecord | None) -> list[str]:

@@ -1,7 +1,8 @@
 """Table 4 (PushT, rope, granular): the metrics of Table 3 per domain, beside the paper's and the numbers it quotes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,8 +14,12 @@ from rlvr_lib.report.tables import paper_table
 from rlvr_lib.report.video_tables import metric_row, printed_rows, read_video_scores
 
 TITLES = {"pusht": "PushT", "rope": "Rope", "granular": "Granular"}
-QUOTED = ("dino_wm", "avdc")  # rows of the paper that we have no model for
-ABSENT = "DINO-WM and AVDC: the paper's quotations only; no such baseline was trained on these data."
+QUOTED = ("dino_wm", "avdc")  # rows that the paper quotes from elsewhere
+BASELINES_TEXT = (
+    "Feature world model and video diffusion: small baselines of ours in the spirit of DINO-WM and AVDC, trained on "
+    "this run's episodes with the base's history and actions; the rows of DINO-WM and AVDC themselves are the paper's "
+    "quotations."
+)
 
 
 def domain_scores(runs: Path) -> dict[str, pd.DataFrame]:
@@ -35,7 +40,8 @@ def paper_domains() -> pd.DataFrame:
 
 
 def table4(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Table:
-    """``scores`` maps a domain to per-segment rows. Rows that only the paper has hold its numbers in its columns."""
+    """``scores`` maps a domain to per-segment rows. Rows that only the paper has hold its numbers in its columns;
+    our baselines have none there."""
     paper = paper_domains()
     rows = []
     for domain, frame in scores.items():
@@ -48,7 +54,7 @@ def table4(scores: Mapping[str, pd.DataFrame], seed: int, caption: str) -> Table
     data = pd.DataFrame(rows)
     blocks = {TITLES[domain]: printed_rows(data[data["task"] == domain]) for domain in scores}
     title = (
-        "Table 4. Other domains, one frame ahead: base, RLVR and rows that need no model "
+        "Table 4. Other domains, one frame ahead: base, RLVR, two baselines and rows that need no model "
         "(MSE, MAE, SSIM, LPIPS x 100), 95 % intervals"
     )
     return Table("table4_other_domains", title, data, blocks, caption, {})
@@ -67,10 +73,14 @@ def start_note(profile: Profile) -> str:
     )
 
 
-def updates_text(steps: Mapping[str, int | None]) -> str:
-    """Likelihood updates of each domain's base model."""
-    words = ", ".join(f"{TITLES[domain]} {count or 'an unknown number of'}" for domain, count in steps.items())
-    return f"Likelihood updates: {words}."
+def budget_text(domain: str, trainings: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """What each model of a domain was trained with: ``trainings`` are names with what is known of steps and so on."""
+    units = {"updates": "updates", "clips": "clips", "parameters": "parameters", "seconds": "s"}
+    told = []
+    for name, numbers in trainings:
+        known = [f"{round(numbers[key]):,} {unit}".replace(",", " ") for key, unit in units.items() if numbers.get(key)]
+        told.append(f"{name} {', '.join(known) or 'not recorded'}{numbers.get('note', '')}")
+    return f"{TITLES[domain]}: {'; '.join(told)}." if told else ""
 
 
-__all__ = ["ABSENT", "TITLES", "domain_scores", "paper_domains", "start_note", "table4", "updates_text"]
+__all__ = ["BASELINES_TEXT", "TITLES", "budget_text", "domain_scores", "paper_domains", "start_note", "table4"]

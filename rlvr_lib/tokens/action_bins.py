@@ -71,6 +71,12 @@ class ActionBins:
         share = (values - self.low) / (self.high - self.low + np.float32(1e-8))
         return np.minimum(np.floor(np.float32(self.bins) * share.clip(0, 1)), self.bins - 1).astype(np.int64)
 
+    def scaled(self, actions: ArrayLike) -> NDArray[np.float32]:
+        """float [..., A] -> float32 [..., A] in [-1, 1], for models that read numbers instead of bins."""
+        values = np.asarray(actions, dtype=np.float32)
+        share = (values - self.low) / (self.high - self.low + np.float32(1e-8))
+        return 2 * share.clip(0, 1) - 1
+
     @property
     def centres(self) -> NDArray[np.float32]:
         """float32 [bins, A]: the middle of each bin, the action that a bin stands for when it is read back."""

@@ -57,10 +57,20 @@ class FrameTokenizer(nn.Module, PyTorchModelHubMixin):
         codes = self.quantiser.codes_of(index.reshape(-1, *self.grid))
         return self._decode(codes).clamp(0, 1).float().reshape(*index.shape[:-1], 3, *self.size)
 
-    def _quantise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, frames: Tensor) -> Tensor:
+        """Frames [B, 3, H, W] -> what the quantiser rounds to codes, float32 [B, N, d] in about [-1, 1]."""
+        return self.quantiser.unrounded(self._latent(frames)).flatten(1, 2)
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """Features [B, N, d], rounded to the codes that the decoder knows -> frames [B, 3, H, W], in [0, 1]."""
+        return self._decode(self.quantiser.nearest(features).unflatten(1, self.grid)).clamp(0, 1).float()
+
+    def _latent(self, frames: Tensor) -> Tensor:
         _check(frames, self.size)
-        latent = self.before(self.encoder(frames)[0])
-        codes, index = self.quantiser(latent.movedim(1, -1))
+        return self.before(self.encoder(frames)[0]).movedim(1, -1)
+
+    def _quantise(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        codes, index = self.quantiser(self._latent(frames))
         return codes, index.flatten(1)
 
     def _decode(self, codes: Tensor) -> Tensor:

@@ -42,6 +42,16 @@ class FSQ(nn.Module):
         level = index.unsqueeze(-1).div(self._basis, rounding_mode="floor") % self._sizes
         return (level - self._half).float() / self._half
 
+    def unrounded(self, latent: Tensor) -> Tensor:
+        """float [..., d] -> codes float32 [..., d] as they are just before rounding, in about [-1, 1]."""
+        with torch.autocast(latent.device.type, enabled=False):
+            return self._bound(latent.float()) / self._half
+
+    def nearest(self, codes: Tensor) -> Tensor:
+        """float [..., d] -> the nearest codes that the decoder knows, float32 [..., d]; outside values to the ends."""
+        levels = (codes.float() * self._half).round()
+        return levels.clamp(-self._half, self._sizes - 1 - self._half) / self._half
+
     @property
     def _half(self) -> Tensor:
         return self._sizes.div(2, rounding_mode="floor")

@@ -1,9 +1,10 @@
-"""Running a Trainer from its newest whole checkpoint (transformers writes them, we check them)."""
+"""Checkpoints: a Trainer's (transformers writes them, we check them), and those of our own training loops."""
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Sampler
 
-from rlvr_lib.artifacts import UserError
+from rlvr_lib.artifacts import UserError, atomic_write_bytes
 from rlvr_lib.progress import say
 
 
@@ -49,6 +50,33 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
 def step_of(checkpoint: Path | None) -> int:
     """The optimiser step a checkpoint folder was written at; 0 without one."""
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def save_parts(folder: Path, iteration: int, parts: Mapping[str, Any]) -> None:
+    """The state of every part (model, optimiser, ...) and of torch's random numbers; the newest two files are kept."""
+    buffer = BytesIO()
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({**state, "iteration": iteration, "random": torch.get_rng_state()}, buffer)
+    atomic_write_bytes(folder / f"{iteration:08d}.pt", buffer.getvalue())
+    for old in sorted(folder.glob("*.pt"))[:-2]:
+        old.unlink()
+
+
+def load_parts(folder: Path, parts: Mapping[str, Any], device: torch.device, label: str) -> int:
+    """Put the newest readable state into ``parts``; its iteration, or 0. A damaged file is passed over."""
+    for path in sorted(folder.glob("*.pt"), reverse=True):
+        try:
+            saved = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:
+            say(f"{path} cannot be read ({type(error).__name__}); going on from the one before")
+            path.unlink()
+            continue
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(saved["random"].cpu())
+        say(f"{label}: goes on from iteration {saved['iteration']}")
+        return saved["iteration"]
+    return 0
 
 
 def _damage(folder: Path) -> str | None:

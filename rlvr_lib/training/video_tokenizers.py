@@ -8,7 +8,6 @@ the tokenizer. Batches are drawn from (seed, iteration), so a resumed run sees w
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlvr_lib.artifacts import UserError, atomic_write_bytes
+from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile_schema_video import VisualTokenizer
 from rlvr_lib.progress import MetricsLog, say
 from rlvr_lib.provenance import fast_bfloat16
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.discriminator import WIDTHS, Discriminator
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
+from rlvr_lib.training.checkpoints import load_parts, save_parts
 
 Clips = Callable[[np.random.Generator, int], Tensor]  # (generator, number) -> float32 [number, T, 3, H, W] in [0, 1]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -62,7 +62,7 @@ class TokenizerTraining:
 
     def run(self) -> dict[str, Any]:
         """Train up to ``iterations``; returns the last losses and validation values."""
-        self._resume()
+        self.iteration = load_parts(self.folder / "checkpoints", self._state(), self.device, self.label)
         log = MetricsLog(self.folder / "metrics.jsonl", self.iteration)
         latest: dict[str, float] = {}
         while self.iteration < self.iterations:
@@ -76,7 +76,7 @@ class TokenizerTraining:
             if self.iteration % self.settings.save_every == 0 or self.iteration == self.iterations:
                 self._read(values)
                 latest |= self._validate(log)
-                self._save()
+                save_parts(self.folder / "checkpoints", self.iteration, self._state())
         self._reader.shutdown(cancel_futures=True)
         self.tokenizer.eval().save_pretrained(self.folder / "model")
         return {"iterations": self.iteration, **latest}
@@ -184,30 +184,6 @@ class TokenizerTraining:
             parts["adversary_optimiser"] = self.adversary_optimiser
             parts["adversary_schedule"] = self.adversary_schedule
         return parts
-
-    def _save(self) -> None:
-        buffer = BytesIO()
-        state = {name: part.state_dict() for name, part in self._state().items()}
-        torch.save({**state, "iteration": self.iteration, "random": torch.get_rng_state()}, buffer)
-        atomic_write_bytes(self.folder / "checkpoints" / f"{self.iteration:08d}.pt", buffer.getvalue())
-        for old in sorted((self.folder / "checkpoints").glob("*.pt"))[:-2]:
-            old.unlink()
-
-    def _resume(self) -> None:
-        """Take up the newest checkpoint that can be read; a damaged one is named and passed over."""
-        for path in sorted((self.folder / "checkpoints").glob("*.pt"), reverse=True):
-            try:
-                saved = torch.load(path, map_location=self.device, weights_only=True)
-            except Exception as error:
-                say(f"{path} cannot be read ({type(error).__name__}); going on from the one before")
-                path.unlink()
-                continue
-            for name, part in self._state().items():
-                part.load_state_dict(saved[name])
-            self.iteration = saved["iteration"]
-            torch.set_rng_state(saved["random"].cpu())
-            say(f"{self.label}: goes on from iteration {self.iteration}")
-            return
 
 
 def reconstruct(tokenizer: nn.Module, clips: Tensor) -> tuple[list[Pair], Tensor]:
