@@ -157,6 +157,9 @@ def missing(profile: Profile) -> list[str]:
         lacking = [name for name, root in roots.items() if not Path(root or "unset").expanduser().is_dir()]
         if lacking:
             lacks.append(f"DINO-WM's {', '.join(lacking)} (rlvr convert-dino-wm, then set domains.{lacking[0]}.root)")
+    feature = profile.domains.baselines.feature
+    if feature.encoder == "dinov2" and not Path(feature.dinov2).is_dir() and not hub_model_cached(feature.dinov2):
+        lacks.append(f"{feature.dinov2} in the hub's cache (or domains.baselines.feature.encoder=tokenizer)")
     if video.metric not in trunks_found():
         lacks.append(f"the {video.metric} trunk of LPIPS ({TRUNKS[video.metric]})")
     return lacks

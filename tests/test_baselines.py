@@ -114,6 +114,10 @@ def test_training_lowers_the_loss_and_leaves_the_encoder(make, episodes, tmp_pat
     updates = 60 if baseline.encode else 30
     run = trainer(baseline, episodes, tmp_path, updates=updates, batch=8, save_every=updates)
     frames, features, actions = run.batch(np.random.default_rng(0))
+    if frozen is not None:
+        online = trainer(baseline, episodes, tmp_path)
+        online._keeps, online.settings = False, run.settings
+        assert torch.allclose(online.batch(np.random.default_rng(0))[1], features, atol=1e-5)
 
     def loss() -> float:
         with torch.no_grad():

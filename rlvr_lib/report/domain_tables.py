@@ -18,7 +18,7 @@ QUOTED = ("dino_wm", "avdc")  # rows that the paper quotes from elsewhere
 BASELINES_TEXT = (
     "Feature world model and video diffusion: small baselines of ours in the spirit of DINO-WM and AVDC, trained on "
     "this run's episodes with the base's history and actions; the rows of DINO-WM and AVDC themselves are the paper's "
-    "quotations."
+    "quotations. The feature model draws nothing: one prediction per segment."
 )
 
 

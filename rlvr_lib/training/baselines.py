@@ -4,6 +4,7 @@ Both see what the single-step model sees (A.3): C history frames and their actio
 i draws its clips and its noise from (seed, i), so a resumed run goes on as an unbroken one would have gone.
 """
 
+import functools
 import math
 import shutil
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.training.video_stages import tokenizer_folder, video_stage
 from rlvr_lib.training.video_tokenizers import rate_share
 from rlvr_lib.worlds.video_clips import IN_MEMORY, Clip, ClipSource
-from rlvr_lib.worlds.video_segments import to_float
+from rlvr_lib.worlds.video_segments import Segment, to_float
 
 BASELINES = ("feature", "diffusion")
 Baseline: TypeAlias = FeatureWorldModel | VideoDiffusion
@@ -103,7 +104,7 @@ def predict_next(baseline: Baseline, bins: ActionBins, clips: Sequence[Clip], se
         part = clips[first : first + batch]
         history = torch.stack([clip.frames[:-1] for clip in part]).to(device)
         actions = torch.from_numpy(bins.scaled(np.stack([clip.actions[:-1] for clip in part]))).to(device)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.no_grad():
             frames.append(baseline.next_frame(history, actions, generator))
     return torch.cat(frames)[:, None]
 
@@ -125,7 +126,6 @@ class BaselineRun:
         self.baseline, self.source, self.bins, self.settings = baseline, source, bins, settings
         self.folder, self.seed, self.device, self.update = folder, seed, torch.device(device), 0
         self.features: dict[str, Tensor] = {}
-        self.bytes = 0
         parameters = baseline.model.parameters()
         self.optimiser = torch.optim.AdamW(
             parameters, settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
@@ -188,19 +188,20 @@ class BaselineRun:
         clips = [(self.source.episode(name), segment.frames) for name, segment in picks]
         frames = torch.stack([to_float(episode.frames[rows]) for episode, rows in clips])
         actions = torch.from_numpy(self.bins.scaled(np.stack([episode.actions[rows[:-1]] for episode, rows in clips])))
-        features = None
-        if self.baseline.encode is not None:
-            kept = [self._features(name, segment.frames) for name, segment in picks]
-            features = torch.stack(kept).to(self.device)
+        features = None if self.baseline.encode is None else self._features(picks, frames)
         return frames.to(self.device), features, actions.to(self.device)
 
-    def _features(self, name: str, rows: np.ndarray) -> Tensor:
-        """Features of some frames; an episode is encoded once and kept, while there is room (no frame is jittered)."""
-        if name in self.features:
-            return self.features[name][rows]
-        frames = self.source.episode(name).frames
-        if self.bytes >= IN_MEMORY:
-            return self.baseline.encode(to_float(frames[rows]).to(self.device)).cpu()
-        kept = self.features[name] = self.baseline.encode(to_float(frames).to(self.device)).cpu()
-        self.bytes += kept.nbytes
-        return kept[rows]
+    def _features(self, picks: list[tuple[str, Segment]], frames: Tensor) -> Tensor:
+        """Features of clips [B, C + 1, N, D]: each episode encoded once and kept (nothing is jittered), or on line."""
+        if not self._keeps:
+            return self.baseline.encode(frames.to(self.device).flatten(0, 1)).unflatten(0, frames.shape[:2])
+        for name in {name for name, _ in picks} - self.features.keys():
+            whole = to_float(self.source.episode(name).frames).to(self.device)
+            self.features[name] = self.baseline.encode(whole).cpu()
+        return torch.stack([self.features[name][segment.frames] for name, segment in picks]).to(self.device)
+
+    @functools.cached_property
+    def _keeps(self) -> bool:
+        """Whether the features of all episodes fit into memory, by the length of the first one."""
+        frames = len(self.source.names) * len(self.source.episode(self.source.names[0]))
+        return 4 * frames * self.baseline.encoder.tokens * self.baseline.encoder.width <= IN_MEMORY

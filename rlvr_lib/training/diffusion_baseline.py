@@ -113,6 +113,7 @@ class VideoDiffusion:
         start = torch.randn(shape, generator=generator, device=history.device)
 
         def predict(noisy: Tensor, step: Tensor) -> Tensor:
-            return self.model(noisy, step, condition)
+            with torch.autocast(noisy.device.type, torch.bfloat16, enabled=noisy.device.type == "cuda"):
+                return self.model(noisy, step, condition)
 
         return self.model.unfold(denoise(predict, self.model.noise, start, self.steps))

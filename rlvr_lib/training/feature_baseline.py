@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
-from rlvr_lib.tokens.frozen import even, freeze_for_inference
+from rlvr_lib.tokens.frozen import even, freeze_for_inference, is_fast
 from rlvr_lib.tokens.video_task import frames_at_once
 
 CELL = 16  # pixels per side of a frame that one DINOv2 patch stands for, as in DINO-WM: 14 x 14 patches of 224 x 224
@@ -141,8 +141,10 @@ class FeatureWorldModel:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames [n, 3, H, W] -> features float32 [n, N, D], a chunk at a time."""
+        wanted = frames.device.type == "cuda" and not is_fast(self.encoder.model)  # a fast tokenizer minds it itself
         parts = frames.split(even(len(frames), self.encoder.at_once))
-        return torch.cat([self.encoder.features(part) for part in parts])
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=wanted):
+            return torch.cat([self.encoder.features(part) for part in parts]).float()
 
     def loss(self, frames: Tensor, features: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
         """Clips of C + 1 frames [B, C + 1, 3, H, W] with their features [B, C + 1, N, D], actions [B, C, A]."""
