@@ -92,7 +92,7 @@ class MoreLikelihood(Section):
 
     start: Start = Field(description="released: load our weights; scratch: train them.")
     steps: Count = Field(description="Further updates; spec I: a third of the base's, 150 000. Same time: as measured.")
-    learning_rate: Positive = Field(description="AdamW rate, constant as in spec D: 5e-5.")
+    learning_rate: Positive = Field(description="AdamW rate at the start, scheduled as the base's; spec D: 5e-5.")
 
 
 class RewardWeights(Section):

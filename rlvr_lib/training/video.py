@@ -186,14 +186,15 @@ def make_longer(folder: Path, profile: Profile, data: Path, tokenizer: Path, bas
     """``folder``/model: the multi-step base after more likelihood, the control of claim C8.
 
     ``part`` is ``multi_step_third`` (a third more updates) or ``multi_step_same_time`` (as many as RLVR's time allows).
-    Clips are new ones; at a constant rate the shorter run is the beginning of the longer one. Where the base kept its
-    best validation, so does the control: of four, so that overfitting does not weaken it.
+    Clips are new ones; the rate goes as the base's did (constant, or down to 0: a base that ended at 0 would lose by a
+    constant one). Where the base kept its best validation, so does the control: of four, so that overfitting does not
+    weaken it.
     """
     settings: MoreLikelihood = getattr(profile.video, part)
     if settings.start == "released":
         return take_released_video(part, profile, folder)
     changes = {
-        **{"learning_rate": settings.learning_rate, "schedule": "constant", "warmup": 0},
+        **{"learning_rate": settings.learning_rate, "warmup": 0},
         "evaluate_every": max(1, settings.steps // 4),
     }
     return _pretrain(
