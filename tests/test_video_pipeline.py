@@ -231,6 +231,21 @@ def test_a_training_is_released_with_its_recipe(profile, stages, tmp_path, monke
         train_and_release(load_profile("laptop", overrides=f"runs_dir={tmp_path}"), ["frame_tokenizer"], "")
 
 
+def test_new_released_weights_make_a_stage_stale(tmp_path, monkeypatch):
+    """A run that took the former weights does not pass for one with the new ones."""
+    monkeypatch.setattr("rlvr_lib.training.released.RELEASED_VIDEO", tmp_path)
+    (tmp_path / "frame_tokenizer").mkdir()
+    manifest = tmp_path / "frame_tokenizer" / "manifest.json"
+    manifest.write_text("{}")
+    profile = load_profile("laptop", overrides=f"runs_dir={tmp_path / 'runs'}")
+    stage = video_stage(profile, "frame_tokenizer")
+    stage.inputs.pop("data")
+    stage.run(lambda folder: (folder / "model").write_text("weights") and {})
+    assert stage.state() == ("done", "")
+    manifest.write_text('{"sha256": "another"}')
+    assert stage.state()[0] == "stale" and "released changed" in stage.state()[1]
+
+
 def released_as_stage(weights):
     """A folder in which the released single-step model is found as a stage's model is."""
     (weights / "stage").mkdir()

@@ -115,6 +115,13 @@ def released_video(part: str, profile: Profile) -> Path:
     return folder
 
 
+def released_input(part: str, profile: Profile) -> dict[str, Path]:
+    """What a stage that starts from released video weights depends on besides its settings: which weights they are."""
+    if getattr(profile.video, part).start != "released":
+        return {}
+    return {"released": _weights_of(profile.video.data.source) / part / "manifest.json"}
+
+
 def start_key(part: str, profile: Profile) -> str:
     """The setting that says where a part of robot video, or of another domain, starts from."""
     return f"{'video' if profile.video.data.source in ('drawers', 'rt1') else 'domains'}.{part}.start"

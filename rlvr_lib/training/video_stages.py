@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlvr_lib.artifacts import Stage, UserError
 from rlvr_lib.profile import Profile
-from rlvr_lib.training.released import VIDEO_STAGES, release_video, start_key
+from rlvr_lib.training.released import VIDEO_STAGES, release_video, released_input, start_key
 from rlvr_lib.training.video import CONTROLS, KINDS, make_longer, make_tokenizer, make_video_data, make_world_model
 
 TOKENIZERS = {"single_step": "frame", "multi_step": "compressive"}
@@ -26,6 +26,8 @@ def video_stage(profile: Profile, part: str) -> Stage:
     if part == "data":
         return Stage(profile, "video_data", uses=["video.data", "video.single_step.start"])
     name, uses, inputs = f"video_{part}", [f"video.{part}", "video.data", "video.metric"], {"data": data}
+    if part in TRAINED:
+        inputs |= released_input(part, profile)
     if part.endswith("_tokenizer"):
         return Stage(profile, name, uses=[*uses, "video.dynamics_patch", "video.attention_heads"], inputs=inputs)
     kind = kind_of(part)
