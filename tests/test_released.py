@@ -48,6 +48,16 @@ def test_they_take_and_cut_text_as_they_were_trained(part, tmp_path):
         ]
 
 
+@pytest.mark.parametrize(("modality", "part"), [("text_game", "base"), ("web_page", "sft"), ("video", "multi_step")])
+def test_a_stage_depends_on_the_weights_it_takes(modality, part):
+    found = released.released_input(part, LAPTOP, modality)
+    assert json.loads(found["released"].read_text())["part"] == part
+    key = {"base": "pretrain"}.get(part, part)
+    scratch = load_profile("laptop", overrides=f"{modality}.{key}.start=scratch")
+    assert released.released_input(part, scratch, modality) == {}
+    assert released.released_input(part, load_profile("gpu"), modality) == {}
+
+
 def test_the_fine_tuned_model_answers():
     """On a game layout never trained on: nearly all answers parse, and many are right."""
     folder = released.released("sft", LAPTOP)

@@ -115,11 +115,17 @@ def released_video(part: str, profile: Profile) -> Path:
     return folder
 
 
-def released_input(part: str, profile: Profile) -> dict[str, Path]:
-    """What a stage that starts from released video weights depends on besides its settings: which weights they are."""
-    if getattr(profile.video, part).start != "released":
+def released_input(part: str, profile: Profile, modality: str = "video") -> dict[str, Path]:
+    """What a stage that starts from released weights depends on besides its settings: which weights they are.
+
+    ``part``: a name of ``VIDEO_PARTS``; of a language ``modality``, ``base`` or ``sft``. Empty for ``start: scratch``.
+    """
+    section = getattr(profile, modality)
+    settings = getattr(section, part) if modality == "video" else section.pretrain if part == "base" else section.sft
+    if settings.start != "released" or (modality != "video" and section.model.kind == "hub"):
         return {}
-    return {"released": _weights_of(profile.video.data.source) / part / "manifest.json"}
+    folder = _weights_of(section.data.source) if modality == "video" else _folder_of(modality)
+    return {"released": folder / part / "manifest.json"}
 
 
 def start_key(part: str, profile: Profile) -> str:
