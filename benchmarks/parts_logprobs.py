@@ -30,7 +30,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.training import flash_merge, fused
-from rlvr_lib.training.shared_prompt import PackedLayout, plain_logprobs, shared_logprobs
+from rlvr_lib.training.packed_layout import PackedLayout
+from rlvr_lib.training.shared_prompt import plain_logprobs, shared_logprobs
 
 PROMPTS = 128  # of an iteration
 

@@ -176,9 +176,16 @@ def _release(given: argparse.Namespace) -> int:
         profile = domain_profile(profile, given.domain)
     profile.seed_everything()
     parts = given.only.split(",") if given.only else (DOMAIN_PARTS if given.domain else TRAINED)
-    for folder in train_and_release(profile, parts, shlex.join(["rlvr", *sys.argv[1:]]), given.jobs):
+    for folder in train_and_release(profile, parts, told_command(sys.argv[1:]), given.jobs):
         say(f"released: {folder}")
     return 0
+
+
+def told_command(words: Sequence[str]) -> str:
+    """What was run, for a manifest; without the setting where runs lie, which is one machine's and decides nothing."""
+    kept = [" ".join(part for part in word.split(" ") if not part.startswith("runs_dir=")) for word in words]
+    pairs = zip(kept, [*kept[1:], None], strict=True)
+    return shlex.join(["rlvr", *(word for word, after in pairs if word and not (word == "--overrides" and not after))])
 
 
 def _doctor(given: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from test_shared_prompt import batch, by_hand, gradients, tiny
 from rlvr_lib.artifacts import ROOT
 from rlvr_lib.training import flash_merge, fused, token_statistics
 from rlvr_lib.training.flash_merge import ENGINES, CpuEngine, MergedAttention, engine_for, plain_attention, works
-from rlvr_lib.training.shared_prompt import PackedLayout, disagreement, plain_logprobs, shared_logprobs
+from rlvr_lib.training.packed_layout import PackedLayout
+from rlvr_lib.training.shared_prompt import disagreement, plain_logprobs, shared_logprobs
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 EQUAL = ([7, 7, 7], 3, [4] * 9)

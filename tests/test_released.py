@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.cli import told_command
 from rlvr_lib.evaluation import web_pages
 from rlvr_lib.evaluation.text_games import answer_all, score_cases
 from rlvr_lib.profile import load_profile
@@ -68,6 +70,20 @@ def test_the_fine_tuned_model_answers():
     scores = score_cases(cases, answer_all(model, task, cases, max_response=128, seed=0, greedy=True), "validation")
     assert scores["parsed"].mean() > 0.9 and scores["binary"].mean() > 0.5
     assert compact_prompt(cases[0]).endswith("\n")
+
+
+def test_manifests_name_no_place_of_one_machine():
+    manifests = list((released.RELEASED.parent).glob("*/*/manifest.json"))
+    assert len(manifests) >= 10
+    for path in manifests:
+        assert not re.search(r"[\s=']/\w", json.loads(path.read_text())["command"]), path
+
+
+def test_a_told_command_leaves_out_where_runs_lie():
+    words = ["release", "--jobs", "2", "--overrides", "threads=1 runs_dir=/somewhere/runs"]
+    assert told_command(words) == "rlvr release --jobs 2 --overrides threads=1"
+    assert told_command(["release", "--overrides", "runs_dir=/somewhere", "--only", "x"]) == "rlvr release --only x"
+    assert told_command(["release", "--overrides", "a=1 b=2"]) == "rlvr release --overrides 'a=1 b=2'"
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from rlvr_lib.training import token_statistics
+from rlvr_lib.training.packed_layout import PackedLayout
 from rlvr_lib.training.shared_prompt import (
-    PackedLayout,
     base_model,
     disagreement,
     enable,
