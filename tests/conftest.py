@@ -18,6 +18,26 @@ from toy_video import episodes, task  # noqa: F401 (fixtures)
 import rlvr_lib  # noqa: F401 (first)
 from rlvr_lib.profile import Profile, load_profile
 
+
+@pytest.fixture
+def cut_off():
+    """``cut_off(training, step, counter, at)``: its run is interrupted when ``counter`` has come to ``at``."""
+
+    def run(training, step: str, counter: str, at: int) -> None:
+        go_on = getattr(training, step)
+
+        def interrupted():
+            if getattr(training, counter) == at:
+                raise KeyboardInterrupt
+            return go_on()
+
+        setattr(training, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.run()
+
+    return run
+
+
 torch.set_num_threads(1)
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "RLVR_SHARED_DATA" not in os.environ and _BESIDE.is_dir():

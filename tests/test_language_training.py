@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,6 +20,7 @@ from rlvr_lib.artifacts import UserError
 from rlvr_lib.cli import main
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.training.likelihood import tiny_qwen2
+from rlvr_lib.training.sft import LengthGroupedSFT
 
 STEPS, EVERY = 12, 3
 JOB = """
@@ -103,6 +106,17 @@ def test_a_killed_training_ends_like_an_unbroken_one(kind, every, start, tmp_pat
     again = weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
+
+
+def test_grouped_batches_of_sft_are_hardly_padded():
+    """Lengths 1 to 200 at random, batches of 4: each batch as long as its longest sample."""
+    rows = Dataset.from_dict({"input_ids": [[1] * length for length in torch.randperm(200).add(1).tolist()]})
+    trainer = LengthGroupedSFT.__new__(LengthGroupedSFT)
+    trainer.args, trainer.train_dataset = SimpleNamespace(train_batch_size=4, seed=0), rows
+    drawn = [len(rows[index]["input_ids"]) for index in trainer._get_train_sampler()]
+    assert sorted(drawn) == list(range(1, 201))
+    cost = sum(4 * max(drawn[first : first + 4]) for first in range(0, 200, 4))
+    assert cost < 1.25 * sum(drawn)  # at random about 1.6
 
 
 def test_merge_lora_verb(start, tmp_path, capsys):

@@ -63,19 +63,22 @@ class ActionBins:
 
     def to_bins(self, actions: ArrayLike) -> NDArray[np.int64]:
         """float [..., A] -> int64 [..., A] in 0..bins-1; outside values go to the end bins, NaN is an error."""
+        share = np.float32(self.bins) * self._share(actions)
+        return np.minimum(np.floor(share), self.bins - 1).astype(np.int64)
+
+    def scaled(self, actions: ArrayLike) -> NDArray[np.float32]:
+        """float [..., A] -> float32 [..., A] in [-1, 1], for models that read numbers; NaN is an error."""
+        return 2 * self._share(actions) - 1
+
+    def _share(self, actions: ArrayLike) -> NDArray[np.float32]:
+        """Where in its range each number lies, in [0, 1]."""
         values = np.asarray(actions, dtype=np.float32)
         if values.shape[-1:] != (self.dims,):
             raise UserError(f"actions have {values.shape[-1:]} dimensions, the ranges {self.dims}")
         if not np.isfinite(values).all():
             raise UserError("actions hold NaN or infinite values: repair or leave out the episode")
         share = (values - self.low) / (self.high - self.low + np.float32(1e-8))
-        return np.minimum(np.floor(np.float32(self.bins) * share.clip(0, 1)), self.bins - 1).astype(np.int64)
-
-    def scaled(self, actions: ArrayLike) -> NDArray[np.float32]:
-        """float [..., A] -> float32 [..., A] in [-1, 1], for models that read numbers instead of bins."""
-        values = np.asarray(actions, dtype=np.float32)
-        share = (values - self.low) / (self.high - self.low + np.float32(1e-8))
-        return 2 * share.clip(0, 1) - 1
+        return share.clip(0, 1)
 
     @property
     def centres(self) -> NDArray[np.float32]:
