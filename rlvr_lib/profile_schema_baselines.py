@@ -14,6 +14,7 @@ from rlvr_lib.profile_fields import Beta, Count, NotNegative, Positive, Section,
 class BaselineTraining(Section):
     """Training of one baseline, on the clips that the base world model of its domain draws from."""
 
+    start: Literal["released", "scratch"] = Field(description="Our released weights of the domain, or train them here.")
     updates: Count = Field(description="Updates, when training stops. Our choice; seconds are recorded.")
     batch: Count = Field(description="Clips per update; DINO-WM: 32, AVDC: 16.")
     learning_rate: Positive = Field(description="AdamW rate; DINO-WM: 5e-4, AVDC: 1e-4.")

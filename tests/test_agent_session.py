@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from rlvr_lib.evaluation.agent_run import FAULT, GOAL, PAGE_OVER, STOPPED, Limit
 from rlvr_lib.evaluation.agent_session import FIRST_SEED, Case, OracleWorldModel, Session, instances
 from rlvr_lib.training.web_page_data import RECORDED
 from rlvr_lib.worlds import web_tasks
+from rlvr_lib.worlds.agent_texts import Observation
 from rlvr_lib.worlds.browser import Browser, BrowserFault, Snapshot
 from rlvr_lib.worlds.browser_find import why_no_browser
 from rlvr_lib.worlds.sites.server import SiteServer
@@ -157,6 +159,29 @@ def test_the_oracle_says_what_really_happens(tmp_path, fake):
     record = play(tmp_path, planning(oracle, Recorder()), lambda: Session(lambda server: FakeBrowser("true")))
     said = [one["prediction"] for step in record[0]["steps"] for one in step["candidates"]]
     assert "RootWebArea 'true 1'" in said[0] and "RootWebArea 'true 2'" in said[2] and oracle.faults == 0
+
+
+def test_the_oracle_keeps_a_browser_for_each_episode_under_way(tmp_path, fake):
+    """Three episodes side by side, each with a browser of its own; the next two take over what is free by then."""
+    made = []
+
+    def make(server):
+        made.append(FakeBrowser(f"browser {len(made)}"))
+        return made[-1]
+
+    oracle = OracleWorldModel(make)
+    seen = [Observation("goal", "http://shop.test/", "page", (), case=case.name, seed=case.seed) for case in CASES]
+    asked = [seen[number] for number in (0, 1, 0, 2)]
+    said = oracle.predict(asked, ["click [2]", "click [2]", "stop [told]", "click [3]"])
+    assert len(made) == 3 and ["browser" in text for text in said] == [True, True, False, True]
+    assert len({text for text in said if "browser" in text}) == 3, "an episode met another one's browser"
+    later = [replace(seen[2], previous=("click [3]",)), replace(seen[1], seed=FIRST_SEED + 9)]
+    said = oracle.predict(later, ["click [2]", "click [2]"])
+    assert len(made) == 3 and oracle.faults == 0
+    pressed = sorted(browser.pressed for browser in made)
+    assert pressed == [1, 1, 2] and "2'" in said[0] and "1'" in said[1]
+    oracle.close()
+    assert all(browser.log[-1] == "close" for browser in made)
 
 
 # ---- how episodes end

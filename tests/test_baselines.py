@@ -66,7 +66,15 @@ def make(request, tokenizer):
 
 
 def settings(**changes) -> BaselineTraining:
-    values = {"updates": 4, "batch": 4, "learning_rate": 3e-3, "betas": (0.9, 0.999), "weight_decay": 0.0, "warmup": 0}
+    values = {
+        "start": "scratch",
+        "updates": 4,
+        "batch": 4,
+        "learning_rate": 3e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.0,
+        "warmup": 0,
+    }
     values |= {"grad_clip": 1.0, "schedule": "constant", "save_every": 2}
     return BaselineTraining(**{**values, **changes})
 

@@ -1,8 +1,11 @@
 """The other domains: a derived profile, its stages at the smoke size, Table 4 and claim C12 from made-up scores."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from rlvr_lib.artifacts import UserError, read_json
 from rlvr_lib.evaluation.domains import domain_evaluation, evaluation_name
@@ -14,7 +17,7 @@ from rlvr_lib.report.domain_tables import domain_scores, paper_domains, start_no
 from rlvr_lib.report.stages import domain_records
 from rlvr_lib.status import stage_names, stage_of
 from rlvr_lib.training import released
-from rlvr_lib.training.baselines import BASELINES, run_baseline
+from rlvr_lib.training.baselines import BASELINES, baseline_stage, load_baseline, make_baseline, run_baseline
 from rlvr_lib.training.video import open_episodes
 from rlvr_lib.training.video_stages import DOMAIN_PARTS, run_video_stage, train_and_release
 
@@ -31,7 +34,7 @@ def profile(tmp_path_factory):
 def rope(profile):
     """Every stage of one domain at the smoke size."""
     own = domain_profile(profile, "rope")
-    for part in ("data", *DOMAIN_PARTS, "single_step_rlvr"):
+    for part in ("data", "frame_tokenizer", "single_step", "single_step_rlvr"):
         run_video_stage(own, part)
     for kind in BASELINES:
         run_baseline(own, kind)
@@ -120,6 +123,15 @@ def test_a_domains_weights_are_released_and_refused_where_they_do_not_fit(profil
     assert released.released_video("single_step", other) == folders[1]
     released.take_released_video("single_step", other, tmp_path / "copy")
     assert (tmp_path / "copy" / "model" / "model.safetensors").exists()
+    for kind in BASELINES:
+        taking = load_profile("smoke", 1, f"domains.baselines.{kind}.start=released")
+        facts = make_baseline(tmp_path / kind, domain_profile(taking, "rope"), Path("unread"), kind)
+        model, kept = (
+            load_baseline(place, rope, kind).model for place in (tmp_path / kind, baseline_stage(rope, kind).folder)
+        )
+        pairs = zip(model.parameters(), kept.parameters(), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-2) and a.dtype == torch.float32 for a, b in pairs)  # halves, widened
+        assert facts["updates"] == taking.domains.baselines.diffusion.updates and facts["manifest"]["curve"]
     with pytest.raises(UserError, match="frames of 64 x 64"):
         larger = load_profile("smoke", 1, "domains.height=128 domains.width=128")
         released.released_video("frame_tokenizer", domain_profile(larger, "rope"))

@@ -1,11 +1,13 @@
 """PushT, rope, granular: physics against gym-pusht's own and against facts, pictures against places, equal episodes."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.worlds import pusht
 from rlvr_lib.worlds.deformables import MATERIALS, SEGMENT, SEGMENTS, record_material
 from rlvr_lib.worlds.pusht import GRADES, PushTScene, plan, record_pusht
 from rlvr_lib.worlds.tabletop import TabletopRecording, action_of, grade_of, push_of
@@ -147,6 +149,15 @@ def test_equal_settings_make_equal_episodes_in_any_order():
         assert (first.frames == second.frames).all() and (first.actions == second.actions).all()
         assert first.frames.shape == (recording.most_frames, 16, 16, 3) and first.facts["seed"] == [7, 1]
         assert first.actions.shape == (recording.most_frames, 4) and np.abs(first.actions).max() <= 1.5
+
+
+def test_the_bars_of_the_t_have_one_order(scene, monkeypatch):
+    """pymunk keeps a body's shapes in a set, whose order follows addresses: it differs from scene to scene."""
+    env = scene.env
+    block = SimpleNamespace(shapes=[*env.block.shapes][::-1])
+    turned = SimpleNamespace(reset=lambda seed: None, block=block, goal_pose=env.goal_pose)
+    monkeypatch.setattr(pusht, "_environment", lambda: turned)
+    assert [bar.tolist() for bar in PushTScene().corners] == [bar.tolist() for bar in scene.corners]
 
 
 def test_an_episodes_actions_lead_from_frame_to_frame():

@@ -6,6 +6,7 @@ failed episode; the next episode gets a new browser, and no process stays behind
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -176,34 +177,57 @@ class Session(LiveSession):
 
 
 class OracleWorldModel:
-    """The true changes: the episode is replayed in a browser of its own and the action tried there.
+    """The true changes: each episode is replayed in a browser of its own and the actions are tried there.
 
-    An upper bound, no world model: it is the one role that may know what comes next.
+    An upper bound, no world model: it is the one role that may know what comes next. Episodes are tried side by side,
+    as most of a trial is waiting for a page to be quiet.
     """
 
     def __init__(self, make: Make | None = None):
-        self.session = Session(make)
-        self.faults = 0
+        self.make, self.faults = make, 0
+        self.sessions: list[Session] = []
 
     def predict(self, seen: Sequence[Observation], actions: Sequence[str]) -> list[str]:
         """What really changes, in the answer format; empty where the second browser failed."""
-        # Last ones first: the most frequent proposal is often chosen, and leaves the browser where it is needed next.
-        pairs = list(zip(seen, actions, strict=True))
-        return [self._tried(one, read_action(action)) for one, action in reversed(pairs)][::-1]
+        episodes: dict[tuple[str, int], list[int]] = {}
+        for place, one in enumerate(seen):
+            episodes.setdefault((one.case, one.seed), []).append(place)
+        sessions = self._sessions([Case(*key) for key in episodes])
+        found: list[str | None] = [None] * len(seen)
 
-    def _tried(self, seen: Observation, action: Action) -> str:
-        session = self.session
-        if self._reach(seen):
+        def work(session: Session, places: Sequence[int]) -> None:
+            # Last ones first: the most frequent proposal is often chosen, and leaves the browser where it is needed.
+            for place in reversed(places):
+                found[place] = self._tried(session, seen[place], read_action(actions[place]))
+
+        with ThreadPoolExecutor(max(1, len(sessions))) as pool:
+            list(pool.map(work, sessions, episodes.values()))
+        self.faults += found.count(None)
+        return [text or "" for text in found]
+
+    def _sessions(self, cases: Sequence[Case]) -> list[Session]:
+        """A session for each case: the one that is on it already, else one that is on none of them, else a new one."""
+        free = [session for session in self.sessions if session.case not in cases]
+        chosen = []
+        for case in cases:
+            found = next((session for session in self.sessions if session.case == case), None)
+            if found is None:
+                found = free.pop() if free else Session(self.make)
+            chosen.append(found)
+        self.sessions += [session for session in chosen if session not in self.sessions]
+        return chosen
+
+    def _tried(self, session: Session, seen: Observation, action: Action) -> str | None:
+        if self._reach(session, seen):
             before, numbering = session.page, session.numbering
             if session.act(action, numbering):
                 return changes(before, session.page).text
-        self.faults += 1
         say(f"oracle: {seen.key} could not be replayed: {session.fault}")
-        return ""
+        return None
 
-    def _reach(self, seen: Observation) -> bool:
+    def _reach(self, session: Session, seen: Observation) -> bool:
         """Bring the second browser to where the episode is; it may be there already."""
-        session, case = self.session, Case(seen.case, seen.seed)
+        case = Case(seen.case, seen.seed)
         there = tuple(map(str, session.previous)) == seen.previous and session.case == case
         if there and session.browser is not None and not session.fault:
             session.renumber()
@@ -211,7 +235,8 @@ class OracleWorldModel:
         return session.begin(case) and all(session.act(read_action(text)) for text in seen.previous)
 
     def close(self) -> None:
-        self.session.close()
+        for session in self.sessions:
+            session.close()
 
 
 __all__ = ["Case", "LiveSession", "OracleWorldModel", "Session", "instances"]

@@ -46,7 +46,7 @@ from rlvr_lib.report.stages import (
 from rlvr_lib.report.tables import per_game, table1
 from rlvr_lib.report.video_tables import TITLES, read_video_scores, table3
 from rlvr_lib.report.web_tables import by_site, table2
-from rlvr_lib.training.released import VIDEO_PARTS, curve_of
+from rlvr_lib.training.released import BASELINE_PARTS, VIDEO_PARTS, curve_of
 from rlvr_lib.training.video_stages import DOMAIN_PARTS
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ def weights_text(stages: list[StageRecord]) -> str:
     parts |= {"web-page base": "web_page.pretrain.start", "web-page SFT": "web_page.sft.start"}
     parts |= {f"video {part.replace('_', ' ')}": f"video.{part}.start" for part in VIDEO_PARTS}
     for domain, title in DOMAIN_TITLES.items():
-        parts |= {f"{title} {part.replace('_', ' ')}": f"{domain}.video.{part}.start" for part in DOMAIN_PARTS}
+        for part in DOMAIN_PARTS:
+            place = f"domains.baselines.{part.split('_')[-1]}" if part in BASELINE_PARTS else f"video.{part}"
+            parts[f"{title} {part.replace('_', ' ')}"] = f"{domain}.{place}.start"
     found = {label: setting(stages, dotted) for label, dotted in parts.items()}
     texts = [f"{label} {words.get(str(start), start)}" for label, start in found.items() if start]
     return ", ".join(texts) or "not recorded yet"

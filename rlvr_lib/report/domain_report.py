@@ -49,8 +49,8 @@ def _budget(domain: str, records: Mapping[str, StageRecord]) -> str:
     for kind in BASELINES:
         if (record := records.get(f"{domain}/baseline_{kind}")) and not record.problem:
             facts = record.facts
-            numbers = {"clips": facts.get("clips_seen"), "seconds": record.seconds}
-            trainings.append((facts.get("name", kind), {**facts, **numbers}))
+            numbers = {"clips": facts.get("clips_seen"), "seconds": facts.get("trained_seconds", record.seconds)}
+            trainings.append((facts.get("name", kind), {**facts, **numbers, **_note(facts.get("manifest"))}))
     return budget_text(domain, trainings)
 
 
@@ -64,9 +64,13 @@ def _base_numbers(stage: StageRecord | None, section: str) -> dict[str, Any]:
     steps = facts.get("steps", 0)
     numbers = {"updates": steps, "clips": steps * batch, "parameters": facts.get("parameters")}
     numbers["seconds"] = manifest.get("seconds", stage.seconds)
-    if manifest:
-        numbers["note"] = f" (released: trained on {manifest.get('episodes', 'other')} episodes of its own)"
-    return numbers
+    return {**numbers, **_note(manifest)}
+
+
+def _note(manifest: Mapping[str, Any] | None) -> dict[str, str]:
+    if not manifest:
+        return {}
+    return {"note": f" (released: trained on {manifest.get('episodes', 'other')} episodes of its own)"}
 
 
 def _substitutions(stage: StageRecord | None) -> list[str]:

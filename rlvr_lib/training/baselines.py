@@ -24,6 +24,7 @@ from rlvr_lib.tokens.action_bins import ActionBins
 from rlvr_lib.training.checkpoints import load_parts, named_when_memory_ends, save_parts
 from rlvr_lib.training.diffusion_baseline import DiffusionModel, VideoDiffusion
 from rlvr_lib.training.feature_baseline import DinoEncoder, FeaturePredictor, FeatureWorldModel, TokenizerEncoder
+from rlvr_lib.training.released import released_input, take_released_video
 from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.training.video_stages import tokenizer_folder, video_stage
 from rlvr_lib.training.video_tokenizers import rate_share
@@ -36,7 +37,7 @@ Baseline: TypeAlias = FeatureWorldModel | VideoDiffusion
 
 def baseline_stage(profile: Profile, kind: str) -> Stage:
     """The stage of ``feature`` or ``diffusion`` in a domain's own profile; nothing is run."""
-    inputs = {"data": video_stage(profile, "data").folder}
+    inputs = {"data": video_stage(profile, "data").folder, **released_input(f"baseline_{kind}", profile)}
     if kind == "feature" and profile.domains.baselines.feature.encoder == "tokenizer":
         inputs["tokenizer"] = tokenizer_folder(profile, "single_step") / "model"
     uses = [f"domains.baselines.{kind}", "video.data", "video.single_step.context"]
@@ -50,8 +51,12 @@ def run_baseline(profile: Profile, kind: str) -> Path:
 
 
 def make_baseline(folder: Path, profile: Profile, data: Path, kind: str) -> dict[str, Any]:
-    """``folder``/model: one baseline trained on the training episodes; facts say with how much of everything."""
+    """``folder``/model: one baseline, released or trained on the training episodes; facts say with how much of all."""
     settings = getattr(profile.domains.baselines, kind)
+    if settings.start == "released":
+        facts = take_released_video(f"baseline_{kind}", profile, folder)
+        manifest = facts["manifest"]
+        return {**manifest["facts"], **facts, "trained_seconds": manifest["seconds"]}
     episodes, bins = open_episodes(profile, data), load_bins(data)
     baseline = new_baseline(profile, kind, bins.dims)
     source = ClipSource(episodes, episodes.train, profile.video.single_step.context + 1, whole_only=True)

@@ -31,8 +31,10 @@ VIDEO_PARTS = {
     "multi_step_same_time": LlamaForCausalLM,
 }
 
-VIDEO_STAGES = {part: f"video_{part}{'_base' if part.endswith('_step') else ''}" for part in VIDEO_PARTS}
+BASELINE_PARTS = ("baseline_feature", "baseline_diffusion")  # of a domain
 
+VIDEO_STAGES = {part: f"video_{part}{'_base' if part.endswith('_step') else ''}" for part in VIDEO_PARTS}
+VIDEO_STAGES |= {part: part for part in BASELINE_PARTS}
 
 KNOWN = {"text_game": ("embedded", "the embedded games"), "web_page": ("recorded", "the recorded pages")}
 
@@ -95,7 +97,7 @@ def take_released(part: str, profile: Profile, folder: Path, modality: str = "te
 
 
 def released_video(part: str, profile: Profile) -> Path:
-    """Folder of released video weights (a name of ``VIDEO_PARTS``) of the profile's own data: drawers, PushT, rope,
+    """Folder of released video weights (a name of ``VIDEO_STAGES``) of the profile's own data: drawers, PushT, rope,
     granular. They only fit the recorded episodes at their size, and never the very episodes they were trained on."""
     source, scratch = profile.video.data.source, f"{start_key(part, profile)}=scratch"
     if source not in RECORDERS:
@@ -118,23 +120,48 @@ def released_video(part: str, profile: Profile) -> Path:
 def released_input(part: str, profile: Profile, modality: str = "video") -> dict[str, Path]:
     """What a stage that starts from released weights depends on besides its settings: which weights they are.
 
-    ``part``: a name of ``VIDEO_PARTS``; of a language ``modality``, ``base`` or ``sft``. Empty for ``start: scratch``.
+    ``part``: a name of ``VIDEO_STAGES``; of a language ``modality``, ``base`` or ``sft``. Empty for ``start: scratch``.
     """
     section = getattr(profile, modality)
-    settings = getattr(section, part) if modality == "video" else section.pretrain if part == "base" else section.sft
+    if modality == "video":
+        settings = part_settings(part, profile)
+    else:
+        settings = section.pretrain if part == "base" else section.sft
     if settings.start != "released" or (modality != "video" and section.model.kind == "hub"):
         return {}
     folder = _weights_of(section.data.source) if modality == "video" else _folder_of(modality)
     return {"released": folder / part / "manifest.json"}
 
 
+def part_settings(part: str, profile: Profile) -> Any:
+    """The settings of a part of robot video, or of a domain's baseline."""
+    if part in BASELINE_PARTS:
+        return getattr(profile.domains.baselines, part.removeprefix("baseline_"))
+    return getattr(profile.video, part)
+
+
 def start_key(part: str, profile: Profile) -> str:
     """The setting that says where a part of robot video, or of another domain, starts from."""
+    if part in BASELINE_PARTS:
+        return f"domains.baselines.{part.removeprefix('baseline_')}.start"
     return f"{'video' if profile.video.data.source in ('drawers', 'rt1') else 'domains'}.{part}.start"
 
 
 def _known(source: str) -> str:
     return "drawers" if source == "rt1" else "simulators"
+
+
+def _class_of(part: str) -> Any:
+    """The class whose ``from_pretrained`` reads a part."""
+    if part == "baseline_feature":
+        from rlvr_lib.training.feature_baseline import FeaturePredictor
+
+        return FeaturePredictor
+    if part == "baseline_diffusion":
+        from rlvr_lib.training.diffusion_baseline import DiffusionModel  # brings diffusers in, which is slow to import
+
+        return DiffusionModel
+    return VIDEO_PARTS[part]
 
 
 def _weights_of(source: str) -> Path:
@@ -153,7 +180,7 @@ def release_video(profile: Profile, part: str, command: str) -> Path:
     if "released" in done["facts"]:
         raise UserError(f"{stage} holds released weights already; train it with --start scratch")
     folder = _weights_of(profile.video.data.source) / part
-    VIDEO_PARTS[part].from_pretrained(stage / "model").half().save_pretrained(folder)
+    _class_of(part).from_pretrained(stage / "model").half().save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the hub's empty card; data/README.md holds ours
     manifest = {
         **{"part": part, "command": command, "profile": profile.name},
@@ -172,7 +199,7 @@ def release_video(profile: Profile, part: str, command: str) -> Path:
 def take_released_video(part: str, profile: Profile, folder: Path) -> dict[str, Any]:
     """Copy released weights to ``folder``/model in float32; returns facts with their manifest."""
     source = released_video(part, profile)
-    kind = VIDEO_PARTS[part]
+    kind = _class_of(part)
     options = {"dtype": torch.float32} if kind is LlamaForCausalLM else {}
     kind.from_pretrained(source, **options).float().save_pretrained(folder / "model")
     return {"released": part, "manifest": read_json(source / "manifest.json")}

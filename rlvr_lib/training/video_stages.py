@@ -10,13 +10,21 @@ from pathlib import Path
 
 from rlvr_lib.artifacts import Stage, UserError
 from rlvr_lib.profile import Profile
-from rlvr_lib.training.released import VIDEO_STAGES, release_video, released_input, start_key
+from rlvr_lib.training.released import (
+    BASELINE_PARTS,
+    VIDEO_STAGES,
+    part_settings,
+    release_video,
+    released_input,
+    start_key,
+)
 from rlvr_lib.training.video import CONTROLS, KINDS, make_longer, make_tokenizer, make_video_data, make_world_model
 
 TOKENIZERS = {"single_step": "frame", "multi_step": "compressive"}
 TRAINED = (*(f"{name}_tokenizer" for name in TOKENIZERS.values()), *KINDS, *CONTROLS)
-DOMAIN_PARTS = ("frame_tokenizer", "single_step")  # what is trained and released per domain
-WAVES: tuple[Sequence[str], ...] = (TRAINED[:2], TRAINED[2:4], TRAINED[4:])  # parts that can be trained side by side
+DOMAIN_PARTS = ("frame_tokenizer", "single_step", *BASELINE_PARTS)  # what is trained and released per domain
+# parts that can be trained side by side
+WAVES: tuple[Sequence[str], ...] = (TRAINED[:2], (*TRAINED[2:4], *BASELINE_PARTS), TRAINED[4:])
 
 
 def video_stage(profile: Profile, part: str) -> Stage:
@@ -72,15 +80,17 @@ def base_folder(profile: Profile, kind: str) -> Path:
 
 
 def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs: int = 1) -> list[Path]:
-    """Train ``parts`` (names of ``TRAINED``; what they build on must be there or among them) and release each.
+    """Train ``parts`` (what they build on must be there or among them) and release each: names of ``TRAINED``, of
+    ``DOMAIN_PARTS`` in a domain's own profile.
 
     Parts that do not build on each other are trained in processes of their own, ``jobs`` at a time: one such model
     leaves a GPU mostly idle. ``command`` goes into the manifests.
     """
+    known = TRAINED if profile.video.data.source in ("drawers", "rt1") else DOMAIN_PARTS
     for part in parts:
-        if part not in TRAINED:
-            raise UserError(f"--only: no part {part!r}; there are {', '.join(TRAINED)}")
-        if getattr(profile.video, part).start != "scratch":
+        if part not in known:
+            raise UserError(f"--only: no part {part!r}; there are {', '.join(known)}")
+        if part_settings(part, profile).start != "scratch":
             raise UserError(
                 f"{start_key(part, profile)}: must be scratch to train what is released, as in laptop-weights"
             )
@@ -94,9 +104,14 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
             continue
         with ProcessPoolExecutor(min(jobs, len(chosen)), context) as pool:  # not Pool: they may have loaders
             list(pool.map(_train, [profile] * len(chosen), chosen))
-    return [release_video(profile, part, command) for part in TRAINED if part in parts]
+    return [release_video(profile, part, command) for part in known if part in parts]
 
 
 def _train(profile: Profile, part: str) -> None:
     profile.seed_everything()
-    run_video_stage(profile, part)
+    if part in BASELINE_PARTS:
+        from rlvr_lib.training.baselines import run_baseline  # builds on this module
+
+        run_baseline(profile, part.removeprefix("baseline_"))
+    else:
+        run_video_stage(profile, part)

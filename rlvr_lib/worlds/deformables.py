@@ -23,7 +23,7 @@ REACH = 200.0  # length of an aimed push
 GRADES = {"random": None, "rough": 60.0, "aimed": 8.0}  # how far a push's aim misses the material
 CLOTH, ROPE, ROPE_END = (226, 214, 192), (158, 62, 44), (52, 70, 120)
 SAND, GRAINS = (74, 84, 92), ((238, 196, 92), (228, 168, 70), (214, 146, 58), (244, 216, 130))
-SEGMENTS, SEGMENT, THICK = 30, 13.0, 6.0  # the rope: pieces, length of one, half its thickness
+SEGMENTS, SEGMENT, THICK = 30, 13.0, 11.0  # the rope: pieces, length of one, half its thickness (3 of 64 pixels in all)
 DISCS = 100
 
 

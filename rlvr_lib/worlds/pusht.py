@@ -33,7 +33,8 @@ class PushTScene:
     def __init__(self) -> None:
         self.env = _environment()
         self.env.reset(seed=0)
-        self.corners = [np.array(shape.get_vertices(), dtype=float) for shape in self.env.block.shapes]
+        bars = [np.array(shape.get_vertices(), dtype=float) for shape in self.env.block.shapes]
+        self.corners = sorted(bars, key=lambda corners: corners.tolist())  # pymunk keeps shapes in no order
         goal = np.asarray(self.env.goal_pose, dtype=float)
         self.goal = [_placed(corners, goal[:2], goal[2]) for corners in self.corners]
 
