@@ -124,6 +124,9 @@ class VideoRLVR(Section):
     trainable: Literal["all", "norms"] = Field(
         description="Weights that RLVR changes; spec E.1: all. The gains of the norms suit few rollouts. Our choice."
     )
+    head_scale_rate: NotNegative = Field(
+        description="Adam's rate for one number more, the scale of the gains before the head; 0: none. Our choice."
+    )
     grad_clip: Positive = Field(description="Gradient norm limit; spec E.1: 1.0.")
     kl_coefficient: NotNegative = Field(description="Weight of the KL in the loss; spec E.1: 1e-3.")
     clip: Positive = Field(description="Range of the token ratio around 1; spec E.1: 0.2.")
@@ -150,12 +153,17 @@ class VideoRLVR(Section):
         return self
 
 
+class Samples(Section):
+    """How often a segment is sampled; what a sample costs differs by kind."""
+
+    single_step: Count = Field(description="Of single-step models, those of other domains too; spec F.2: 1.")
+    multi_step: Count = Field(description="Of multi-step models; spec F.2: 1.")
+
+
 class VideoEvaluation(Section):
     temperature: NotNegative = Field(description="Of sampled predictions; spec F.2: 1.0.")
     top_k: Whole = Field(description="Most likely ids kept, 0 for all; spec F.2: 100.")
-    samples: Count = Field(
-        description="Samples per segment at that temperature, their scores averaged; spec F.2: 1. Our choice."
-    )
+    samples: Samples = Field(description="Samples per segment at that temperature, their scores averaged. Our choice.")
     batch: Count = Field(description="Segments sampled together. Our choice.")
     bootstrap_draws: Annotated[int, Field(ge=100)] = Field(description="Resamples behind an interval. Our choice.")
 

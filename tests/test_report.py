@@ -27,7 +27,7 @@ from rlvr_lib.report.claims import (
 from rlvr_lib.report.formats import latex_text, markdown_text
 from rlvr_lib.report.html import render_html
 from rlvr_lib.report.scores import LABELS, load_scores, read_scores
-from rlvr_lib.report.stages import log_label, metrics_logs
+from rlvr_lib.report.stages import StageRecord, log_label, metrics_logs, samples_text
 from rlvr_lib.report.tables import PAPER_RESULTS, paper_table, per_game, table1
 
 ATTACK = "<script>alert('x')</script>"
@@ -448,3 +448,14 @@ def test_explaining_pictures(tmp_path):
     assert [float(text) for text in advantages if text] == pytest.approx(expected.round(2).tolist())
     strip = figures.token_strip(Letters(), "a $b\n" * 60, limit=100).axes[0]
     assert len(strip.texts) == 100 and strip.get_title() == "300 characters, 300 tokens (first 100 shown)"
+
+
+def test_a_caption_says_how_often_each_kind_was_sampled():
+    settings = {"video.evaluation": {"samples": {"single_step": 12, "multi_step": 2}, "temperature": 1.0, "top_k": 100}}
+
+    def told(name):
+        return samples_text(StageRecord(name, settings=settings))
+
+    assert "scores averaged: 12 (single-step), 2 (multi-step): temperature 1.0" in told("video_evaluation")
+    assert "12 (single-step)" in told("rope_evaluation") and "multi-step" not in told("rope_evaluation")
+    assert told("video_base_evaluation").startswith("One sample per segment")

@@ -104,7 +104,7 @@ def evaluate_rlvr(
             models[LONGER[part]] = load_world_model(stage, profile)
         if not (folder / f"{kind}.csv").exists():
             others = [load_baseline(stage, profile, part) for part, stage in (baselines or {}).items()]
-            samples = profile.video.evaluation.samples
+            samples = getattr(profile.video.evaluation.samples, kind)
             scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples, others)
             atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
         scores = pd.read_csv(folder / f"{kind}.csv")

@@ -122,8 +122,12 @@ def log_label(name: str, labels: Mapping[str, str] = LABELS) -> str:
 
 def samples_text(stage: StageRecord) -> str:
     """How the segments of an evaluation of video models were sampled; the base alone (notebook 32) once each."""
-    several = stage.name != "video_base_evaluation" and (setting([stage], "video.evaluation.samples") or 1)
-    count = f"{several} samples per segment, their scores averaged" if several > 1 else "One sample per segment"
+    found = None if stage.name == "video_base_evaluation" else setting([stage], "video.evaluation.samples")
+    counts = found if isinstance(found, Mapping) else {}
+    robot = "video" in stage.name  # a domain has single-step models only
+    shown = {kind.replace("_", "-"): count for kind, count in counts.items() if robot or kind == "single_step"}
+    told = ", ".join(f"{count} ({kind})" for kind, count in shown.items())
+    count = f"Samples per segment, their scores averaged: {told}" if told else "One sample per segment"
     return (
         f"{count}: temperature {setting([stage], 'video.evaluation.temperature')}, top-k "
         f"{setting([stage], 'video.evaluation.top_k')}; rows that name another temperature: one sample."

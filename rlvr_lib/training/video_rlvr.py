@@ -24,6 +24,7 @@ from rlvr_lib.training.generation import SampleResult, sample
 from rlvr_lib.training.grpo import GroupedGRPOTrainer, MetricsCallback
 from rlvr_lib.training.grpo_monitor import Validation
 from rlvr_lib.training.grpo_settings import grpo_config
+from rlvr_lib.training.scaled_adamw import ScaledAdamW
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.training.video_pretrain import predict
 from rlvr_lib.training.video_rollouts import FrameReward, RolloutClips
@@ -37,15 +38,31 @@ VALIDATION_TOP_K = 100  # training rollouts keep all ids, validation the likelie
 class VideoGRPOTrainer(GroupedGRPOTrainer):
     """`GroupedGRPOTrainer` over clips: responses of one length, given ids neither sampled nor part of loss and KL.
 
-    Args (all others are the base class's): ``clips`` with the prompts of the dataset's ``item`` column.
-    ``graphs`` False samples without captured CUDA graphs.
+    Args (all others are the base class's): ``clips`` with the prompts of the dataset's ``item`` column;
+    ``head_scale_rate``, see `ScaledAdamW`. ``graphs`` False samples without captured CUDA graphs.
     """
 
     graphs: bool | None = None
 
-    def __init__(self, *args: Any, clips: RolloutClips, **kw: Any):
-        self.clips, self.layout, self._rolled = clips, clips.task.layout, []
+    def __init__(self, *args: Any, clips: RolloutClips, head_scale_rate: float = 0.0, **kw: Any):
+        self.clips, self.layout, self._rolled, self.head_scale_rate = clips, clips.task.layout, [], head_scale_rate
         super().__init__(*args, processing_class=id_tokenizer(self.layout), **kw)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """TRL's AdamW, with the scale of the gains before the head as one number more where that has a rate."""
+        if self.head_scale_rate and self.optimizer is None:
+            args, own = self.args, self.model if model is None else model
+            decayed, head = set(self.get_decay_parameter_names(own)), own.model.norm.weight
+            named = [(name, weight) for name, weight in own.named_parameters() if weight.requires_grad]
+            plain = [weight for name, weight in named if name not in decayed and weight is not head]
+            groups: list[dict[str, Any]] = [
+                {"params": [weight for name, weight in named if name in decayed], "weight_decay": args.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+                {"params": [head], "weight_decay": 0.0, "scale_rate": self.head_scale_rate},
+            ]
+            betas = args.adam_beta1, args.adam_beta2
+            self.optimizer = ScaledAdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+        return super().create_optimizer(model)
 
     def sample_responses(self, model, prompts, group_size: int, generator: torch.Generator) -> SampleResult:
         """All ids may be drawn, none ends a response; the actions of the prompts' clips are put in."""
@@ -224,6 +241,7 @@ def build_trainer(
         skip_equal=settings.skip_equal,
         max_prompt=layout.prompt,
         clips=clips,
+        head_scale_rate=settings.head_scale_rate,
     )
     if settings.trainable == "norms":
         keep_norms(trainer.model)
