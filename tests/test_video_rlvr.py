@@ -48,6 +48,7 @@ def settings(**changes) -> VideoRLVR:
             "shared_prompt": True,
             "skip_equal": False,
             "trainable": "all",
+            "head_scale_rate": 0.0,
         },
         "sequences_per_micro_batch": 8,
     }
@@ -191,15 +192,17 @@ def test_one_update_by_hand(task, clips, reward, tmp_path):
     assert trainer.fallback_reason is None and trainer.largest_ratio == 1
 
 
-def test_a_resumed_run_is_an_unbroken_one(task, clips, reward, tmp_path):
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_a_resumed_run_is_an_unbroken_one(task, clips, reward, tmp_path, rate):
+    """Also with the scale before the head, whose moments are part of the optimiser's state."""
     rows = {}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-        trainer = trainer_in(tmp_path / name, task, clips, reward)
+        trainer = trainer_in(tmp_path / name, task, clips, reward, head_scale_rate=rate)
         if name == "broken":
             trainer.args.max_steps = 4  # of 8 updates: two rollout batches
             trainer.train()
-            trainer = trainer_in(tmp_path / name, task, clips, reward)
+            trainer = trainer_in(tmp_path / name, task, clips, reward, head_scale_rate=rate)
         trainer.train(resume_from_checkpoint=name == "broken")
         rows[name] = read(tmp_path / name)
     assert [row["step"] for row in rows["broken"]] == [row["step"] for row in rows["whole"]] == [1, 2, 3, 4]
@@ -232,6 +235,22 @@ def test_only_the_norms_change_where_that_is_asked(task, clips, reward, tmp_path
         f"model.layers.{n}.{which}.weight" for n in layers for which in ("input_layernorm", "post_attention_layernorm")
     }
     assert changed == inner | {"model.norm.weight"}
+
+
+def test_the_scale_before_the_head_is_learnt_beside_the_weights(task, clips, reward, tmp_path):
+    """At a rate of 0 for all else, the gains before the head change by one factor and nothing else does."""
+    changes = {"steps": 2, "head_scale_rate": 0.1, "learning_rate": 1e-30, "weight_decay": 0.0}
+    trainer = trainer_in(tmp_path, task, clips, reward, **changes)
+    trainer.train()
+    optimiser = trainer.optimizer
+    held = [weight for group in optimiser.param_groups for weight in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, trainer.model.parameters()))  # each once
+    before = dict(LlamaForCausalLM.from_pretrained(tmp_path / "base").named_parameters())
+    factors = {name: value / before[name] for name, value in trainer.model.named_parameters()}
+    head = factors.pop("model.norm.weight")
+    assert abs(head.mean().item() - 1) > 0.01
+    torch.testing.assert_close(head, head.mean().expand_as(head))
+    assert all(torch.equal(value.nan_to_num(1.0), torch.ones_like(value)) for value in factors.values())
 
 
 def test_validation_scores_the_first_test_segments(task, clips, reward, episodes, tmp_path):
