@@ -250,6 +250,8 @@ def test_the_scale_before_the_head_is_learnt_beside_the_weights(task, clips, rew
     head = factors.pop("model.norm.weight")
     assert abs(head.mean().item() - 1) > 0.01
     torch.testing.assert_close(head, head.mean().expand_as(head))
+    logged = [row["head_scale"] for row in read(tmp_path)]
+    assert logged[0] == 1 and abs(logged[1] - 1) > 0.01  # as it was when the batch was sampled
     assert all(torch.equal(value.nan_to_num(1.0), torch.ones_like(value)) for value in factors.values())
 
 

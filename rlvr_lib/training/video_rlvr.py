@@ -47,6 +47,7 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
     def __init__(self, *args: Any, clips: RolloutClips, head_scale_rate: float = 0.0, **kw: Any):
         self.clips, self.layout, self._rolled, self.head_scale_rate = clips, clips.task.layout, [], head_scale_rate
         super().__init__(*args, processing_class=id_tokenizer(self.layout), **kw)
+        self._head_norm = self._norm_of_head()  # of the base, also where a run is resumed
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """TRL's AdamW, with the scale of the gains before the head as one number more where that has a rate."""
@@ -63,6 +64,10 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
             betas = args.adam_beta1, args.adam_beta2
             self.optimizer = ScaledAdamW(groups, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
         return super().create_optimizer(model)
+
+    def _norm_of_head(self) -> float:
+        """Length of the vector of gains before the head."""
+        return self.accelerator.unwrap_model(self.model).model.norm.weight.detach().float().norm().item()
 
     def sample_responses(self, model, prompts, group_size: int, generator: torch.Generator) -> SampleResult:
         """All ids may be drawn, none ends a response; the actions of the prompts' clips are put in."""
@@ -90,6 +95,8 @@ class VideoGRPOTrainer(GroupedGRPOTrainer):
         if len(self.layout.given):
             ids = batch["completion_ids"]
             batch["tool_mask"] = self.layout.sampled.int().to(ids.device).expand(len(ids), -1).contiguous()
+        if self.head_scale_rate:
+            self._metrics["train"]["head_scale"].append(self._norm_of_head() / self._head_norm)
         return batch
 
 
