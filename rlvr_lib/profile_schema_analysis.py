@@ -46,6 +46,7 @@ class MetricRewards(Section):
     steps: Count = Field(description="Rollout batches of each model; paper, Figure 4c: not given.")
     prompts_per_step: Count = Field(description="Clips per rollout batch; spec E.1: 128.")
     group_size: Group = Field(description="Responses per clip, G; spec E.1: 16.")
+    samples: Count = Field(description="Samples of each test segment, their scores averaged; spec F.2: 1. Our choice.")
 
 
 class Trials(Section):

@@ -16,10 +16,10 @@ import torch
 from rlvr_lib.artifacts import Stage, atomic_write_text
 from rlvr_lib.evaluation.action_trials import obedience, unusual_scores
 from rlvr_lib.evaluation.best_of import sampled_scores
-from rlvr_lib.evaluation.video import COOLER, load_world_model, segments_of
+from rlvr_lib.evaluation.video import COOLER, load_world_model, sample_seeds, segments_of
 from rlvr_lib.evaluation.video_scores import segment_scores
 from rlvr_lib.profile import Profile
-from rlvr_lib.progress import MetricsLog
+from rlvr_lib.progress import MetricsLog, say
 from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.rlvr_variants import KIND, Variant, run_variants, variant_stage
 from rlvr_lib.training.video import make_task
@@ -152,11 +152,16 @@ def _metric_rewards(folder: Path, profile: Profile, models: Mapping[str, Path]) 
     clips = segments_of(profile, video_stage(profile, "data").folder, task)
     distance, truth, tables = perceptual(profile.video.metric, profile.torch_device()), task.truth(clips), []
     options = {"temperature": settings.temperature, "top_k": settings.top_k, "batch": settings.batch}
+    samples = profile.analysis.metric_rewards.samples
     for name, path in models.items():
-        frames = predict(load_world_model(path.parent, profile), task, clips, seed=profile.seed, **options)
-        tables.append(segment_scores(truth, frames, distance).assign(model=name, segment=range(len(clips))))
+        model, parts = load_world_model(path.parent, profile), []
+        for seed in sample_seeds(profile.seed, samples):
+            parts.append(segment_scores(truth, predict(model, task, clips, seed=seed, **options), distance))
+        scores = sum(parts[1:], parts[0]) / samples
+        tables.append(scores.assign(model=name, segment=range(len(clips))))
+        say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
     _write(folder / "metric_rewards.csv", pd.concat(tables, ignore_index=True))
-    return {"metric": distance.name, "segments": len(clips)}
+    return {"metric": distance.name, "segments": len(clips), "samples": samples}
 
 
 def action_trials(profile: Profile) -> tuple[Stage, Path]:

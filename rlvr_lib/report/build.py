@@ -239,6 +239,8 @@ def _short_caption(report: Report, name: str) -> str:
     """Profile, seed and provenance of the stage ``name``."""
     stage = next((stage for stage in report.stages if stage.name == name), StageRecord(name))
     words = f"Profile {report.profile}, seed {report.seed if stage.seed is None else stage.seed}."
+    if samples := stage.facts.get("samples"):
+        words += f" Samples per segment: {samples}."
     brackets = "Brackets: 95 % percentile bootstrap over cases, training seeds not included."
     return " ".join(
         [*report.warnings, words, brackets, provenance_text(stage.provenance) or "Provenance not recorded."]
