@@ -189,6 +189,23 @@ def test_repeating_samples_are_drawn_again_and_only_they(profile, stages, monkey
     assert "1 of 4 segments still repeat after 5 attempts" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind,tokenizer", [("single_step", "frame"), ("multi_step", "compressive")])
+def test_a_kept_clip_is_tokenised_once_and_alike(profile, stages, monkeypatch, kind, tokenizer):
+    task = make_task(profile, stages["data"], stages[tokenizer], kind)
+    clips = segments_of(profile, stages["data"], task)
+    count, counted, own = len(clips), [], task.frames
+    plain = task.encode(clips), task.prompt(clips)
+    monkeypatch.setattr(task, "frames", lambda some, *part: counted.append(len(some)) or own(some, *part))
+    with task.keeping():
+        assert torch.equal(task.prompt(clips[:1]), plain[1][:1]) and counted == [1]
+        for _ in range(3):
+            assert torch.equal(task.encode(clips), plain[0]) and torch.equal(task.prompt(clips), plain[1])
+        assert torch.equal(task.encode(clips[::-1]), plain[0].flip(0))
+        assert counted == [1, count, count - 1] and count > 1  # only those that were not asked for before
+    task.encode(clips)
+    assert counted[3:] == [count]
+
+
 def test_scores_of_several_samples_are_averaged(profile, stages, monkeypatch):
     """Sample s of seed 7 (7, 57, 107) is grey 0.1, 0.6 or 0.35 brighter than black and repeats in the first only."""
     task = make_task(profile, stages["data"], stages["compressive"], "multi_step")

@@ -153,13 +153,14 @@ def _metric_rewards(folder: Path, profile: Profile, models: Mapping[str, Path]) 
     distance, truth, tables = perceptual(profile.video.metric, profile.torch_device()), task.truth(clips), []
     options = {"temperature": settings.temperature, "top_k": settings.top_k, "batch": settings.batch}
     samples = profile.analysis.metric_rewards.samples
-    for name, path in models.items():
-        model, parts = load_world_model(path.parent, profile), []
-        for seed in sample_seeds(profile.seed, samples):
-            parts.append(segment_scores(truth, predict(model, task, clips, seed=seed, **options), distance))
-        scores = sum(parts[1:], parts[0]) / samples
-        tables.append(scores.assign(model=name, segment=range(len(clips))))
-        say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
+    with task.keeping():
+        for name, path in models.items():
+            model = load_world_model(path.parent, profile)
+            drawn = [predict(model, task, clips, seed=seed, **options) for seed in sample_seeds(profile.seed, samples)]
+            parts = [segment_scores(truth, frames, distance) for frames in drawn]
+            scores = sum(parts[1:], parts[0]) / samples
+            tables.append(scores.assign(model=name, segment=range(len(clips))))
+            say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
     _write(folder / "metric_rewards.csv", pd.concat(tables, ignore_index=True))
     return {"metric": distance.name, "segments": len(clips), "samples": samples}
 

@@ -69,7 +69,8 @@ def evaluate_base(
     for kind in KINDS:
         task = make_task(profile, data, tokenizers[kind], kind)
         model = load_world_model(models[kind], profile)
-        scores = evaluate_kind({"base": model}, task, segments_of(profile, data, task), profile, distance)
+        with task.keeping():
+            scores = evaluate_kind({"base": model}, task, segments_of(profile, data, task), profile, distance)
         atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
         facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
     return {"metric": distance.name, **facts}
@@ -97,16 +98,17 @@ def evaluate_rlvr(
         task = make_task(profile, data, tokenizers[kind], kind)
         models = {"base": load_world_model(bases[kind], profile), "RLVR": load_world_model(tuned[kind], profile)}
         clips = segments_of(profile, data, task)
-        if isinstance(task, MultiStepTask) and not (folder / "repetition.csv").exists():
-            study = repetition_study(models, task, clips, profile)
-            atomic_write_text(folder / "repetition.csv", study.to_csv(index=False))
-        for part, stage in (controls or {}).items() if task.has_context else ():
-            models[LONGER[part]] = load_world_model(stage, profile)
-        if not (folder / f"{kind}.csv").exists():
-            others = [load_baseline(stage, profile, part) for part, stage in (baselines or {}).items()]
-            samples = getattr(profile.video.evaluation.samples, kind)
-            scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples, others)
-            atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
+        with task.keeping():
+            if isinstance(task, MultiStepTask) and not (folder / "repetition.csv").exists():
+                study = repetition_study(models, task, clips, profile)
+                atomic_write_text(folder / "repetition.csv", study.to_csv(index=False))
+            for part, stage in (controls or {}).items() if task.has_context else ():
+                models[LONGER[part]] = load_world_model(stage, profile)
+            if not (folder / f"{kind}.csv").exists():
+                others = [load_baseline(stage, profile, part) for part, stage in (baselines or {}).items()]
+                samples = getattr(profile.video.evaluation.samples, kind)
+                scores = evaluate_kind(models, task, clips, profile, distance, task.has_context, samples, others)
+                atomic_write_text(folder / f"{kind}.csv", scores.to_csv(index=False))
         scores = pd.read_csv(folder / f"{kind}.csv")
         facts[kind] = scores.groupby("model").mean(numeric_only=True).round(5).to_dict("index")
     return {"metric": distance.name, **facts}

@@ -4,7 +4,8 @@ Single-step: history frames and their actions, then the next frame. Multi-step: 
 ``horizon`` frames with the actions between them given. Both kinds answer to the same four calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -40,6 +41,25 @@ class VideoTask:
         self.tokenizer = freeze_for_inference(tokenizer, device)
         self.bins, self.device = bins, torch.device(device)
         self.at_once = frames_at_once(tokenizer.size, self.device)
+        self._kept: dict[tuple[str, int], tuple[Clip, Tensor]] | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within, a clip is tokenised once for :meth:`encode` and once for :meth:`prompt`, not at every call."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def _once(self, what: str, clips: Sequence[Clip], work: Callable[[Sequence[Clip]], Tensor]) -> Tensor:
+        """``work`` of the clips, or what is kept of it, a row each. Clips are kept too: their addresses stay theirs."""
+        if self._kept is None:
+            return work(clips)
+        new = [clip for clip in clips if (what, id(clip)) not in self._kept]
+        if new:
+            self._kept |= {(what, id(clip)): (clip, row) for clip, row in zip(new, work(new), strict=True)}
+        return torch.stack([self._kept[what, id(clip)][1] for clip in clips])
 
     def half(self) -> torch.autocast:
         """The frozen tokenizer's precision: bfloat16 passes on a GPU (E.3, F.2), float32 on a CPU.
@@ -106,9 +126,15 @@ class SingleStepTask(VideoTask):
             return torch.cat([self.tokenizer.encode(part) for part in parts]).unflatten(0, frames.shape[:-3])
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
-        return self.layout.encode(self.codes(self.frames(clips)).cpu(), self.action_bins(clips))
+        return self._once("encode", clips, self._encode)
 
     def prompt(self, clips: Sequence[Clip]) -> Tensor:
+        return self._once("prompt", clips, self._prompt)
+
+    def _encode(self, clips: Sequence[Clip]) -> Tensor:
+        return self.layout.encode(self.codes(self.frames(clips)).cpu(), self.action_bins(clips))
+
+    def _prompt(self, clips: Sequence[Clip]) -> Tensor:
         codes, actions = self.codes(self.frames(clips, slice(-1))).cpu(), self.action_bins(clips)
         return self.layout.encode_prompt(codes, actions[:, : self.layout.context])
 
@@ -140,9 +166,15 @@ class MultiStepTask(VideoTask):
         self.layout, self.clip_frames = MultiStepLayout(*sizes), horizon + 1
 
     def encode(self, clips: Sequence[Clip]) -> Tensor:
-        return self.layout.encode(*self._codes(self.frames(clips)), self._later_actions(clips))
+        return self._once("encode", clips, self._encode)
 
     def prompt(self, clips: Sequence[Clip]) -> Tensor:
+        return self._once("prompt", clips, self._prompt)
+
+    def _encode(self, clips: Sequence[Clip]) -> Tensor:
+        return self.layout.encode(*self._codes(self.frames(clips)), self._later_actions(clips))
+
+    def _prompt(self, clips: Sequence[Clip]) -> Tensor:
         context, codes = self._codes(self.frames(clips, slice(2)))
         return self.layout.encode_prompt(context, codes[:, 0], self._later_actions(clips)[:, 0])
 

@@ -6,7 +6,7 @@ done last). The paper's agent asks DeepSeek-V3 instead; these make an agent that
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -112,21 +112,32 @@ def context(goal: Goal, url: str, page: Sequence[Item], previous: Sequence[str])
     path = [re.sub(r"\d+", "#", part) for part in urlsplit(url).path.split("/") if part][:2]
     facts = [f"goal {goal.kind}", f"path {path}", f"goal {goal.kind} path {path}", f"steps {min(len(previous), 6)}"]
     facts += [f"last {last.kind if last else None}", f"typed {goal.match(last.text) if last else None}"]
-    todo = {"checkbox": 0, "radio": 0, "option": 0, "empty": 0, "filled": 0, "wrong": 0}
-    for item in page:
-        matched = goal.match(item.name) in ("whole", "quoted")
-        if item.role in ("checkbox", "radio", "option"):
-            on = item.on("checked") or item.on("selected")
-            todo[item.role] += matched and not on
-            todo["wrong"] += on and not matched
-        elif item.role in TYPED:
-            todo["filled" if item.value else "empty"] += 1
-        elif item.role in ("heading", "status"):
-            facts.append(f"{item.role} {goal.match(item.name)} {goal.kind}")
+    heads = [item for item in page if item.role in ("heading", "status")]
+    facts += [f"{item.role} {goal.match(item.name)} {goal.kind}" for item in heads]
+    todo = to_do(goal, page)
     facts += [f"todo {name} {min(count, 3)}" for name, count in todo.items()]
     facts += [f"todo {name} {bool(count)} {goal.kind}" for name, count in todo.items()]
     facts += [f"says {goal.kind} {head}" for head in _said(goal, page)]
     return facts
+
+
+def to_do(goal: Goal, page: Iterable[Item]) -> dict[str, int]:
+    """How many boxes, radio buttons and options that the goal names are off, and others on; empty and filled fields."""
+    todo = {"checkbox": 0, "radio": 0, "option": 0, "empty": 0, "filled": 0, "wrong": 0}
+    for item in page:
+        if item.role in ("checkbox", "radio", "option"):
+            matched, on = goal.match(item.name) in ("whole", "quoted"), item.on("checked") or item.on("selected")
+            todo[item.role] += matched and not on
+            todo["wrong"] += on and not matched
+        elif item.role in TYPED:
+            todo["filled" if item.value else "empty"] += 1
+    return todo
+
+
+def unmet(goal: Goal, page: Iterable[Item]) -> int:
+    """How much a form still asks for, as far as names tell: what is off, on by mistake, or empty; 3 for more."""
+    todo = to_do(goal, page)
+    return min(3, sum(todo.values()) - todo["filled"])
 
 
 def _said(goal: Goal, page: Sequence[Item]) -> Iterator[str]:

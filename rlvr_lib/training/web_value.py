@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 
-from rlvr_lib.training.web_features import Goal, Item, context, hashed, items, read_item, words
+from rlvr_lib.training.web_features import Goal, Item, context, hashed, items, read_item, unmet, words
 from rlvr_lib.training.web_ranker import Choice, Ranker, train_ranker
 from rlvr_lib.worlds.agent_texts import KEY_CHANGES, SCORES, Observation, Sections, split_answer
 from rlvr_lib.worlds.web_pages import NOTHING
@@ -59,7 +59,22 @@ def value_facts(seen: Observation, state: str) -> list[int]:
     todo = [fact for fact in about if fact.startswith("todo")]
     focused = [item for name, item in changed if name == "updated" and item.on("focused")]
     facts += [f"to {item.role} {item.name[:24]} {fact}" for item in focused[:2] for fact in todo]
+    left = unmet(goal, page), unmet(goal, _after(old, changed).values())
+    facts += [f"unmet {left}", f"unmet {left} {goal.kind}"]  # a button that ends it all, too early or in time
+    facts += [f"to {item.role} {item.name[:24]} unmet {left[1]}" for item in focused[:2]]
+    facts += [f"to {item.role} unmet {left[1]} {goal.kind}" for item in focused[:2]]
     return hashed(facts)
+
+
+def _after(page: dict[int, Item], changed: Sequence[tuple[str, Item]]) -> dict[int, Item]:
+    """The page's items by number as they would be after the (key) changes."""
+    found = dict(page)
+    for name, item in changed:
+        if name == "deleted":
+            found.pop(item.number, None)
+        else:
+            found[item.number] = item
+    return found
 
 
 def _change_facts(goal: Goal, name: str, item: Item, before: Item | None) -> list[str]:
