@@ -7,7 +7,8 @@ from PIL import Image
 
 from rlvr_lib.evaluation.video import LONGER, REJECTION
 from rlvr_lib.report.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, evaluate_claims
-from rlvr_lib.report.video_rlvr_figures import figure3, figure8, repetition_figure, rollout_gif
+from rlvr_lib.report.video_claims import EVALUATION, SHARED_NOISE
+from rlvr_lib.report.video_rlvr_figures import figure3, figure8, repetition_figure, rollout_gif, validations
 
 BETTER = {"mse": -0.002, "mae": -0.01, "psnr": 0.8, "ssim": 0.02, "LPIPS-Squeeze": -0.01, "repetition": -0.4}
 
@@ -40,7 +41,7 @@ def test_gains_in_every_metric_reproduce_the_claims(tmp_path):
     assert [found[name].verdict for name in ("C5", "C6", "C7")] == [REPRODUCED] * 3
     parts = {part.name: part for part in found["C6"].parts}
     assert parts["PSNR"].interval.mean == pytest.approx(0.8) and parts["PSNR"].unit == "plain"
-    assert parts["repetition"].text.startswith("-40.0") and parts["SSIM"].text.startswith("+2.0")
+    assert parts["repetition"].text.startswith("-40.0") and parts["SSIM"].text.startswith("+2.000")
     assert not parts["both decoded greedily"].decides and parts["both decoded greedily"].verdict == INCONCLUSIVE
     assert next(iter(found["C7"].parts)).interval.mean == pytest.approx(-0.005)
 
@@ -88,9 +89,8 @@ def test_curves_are_drawn_from_logs(tmp_path):
     )
     left, right = figure.axes
     assert [list(line.get_xdata()) for line in left.lines] == [[100, 200], [250]]
-    assert (
-        list(right.lines[0].get_ydata()) == [0.2, 0.1, pytest.approx(0.2 / 3)] and right.lines[1].get_ydata()[0] == 0.3
-    )
+    assert list(right.lines[0].get_ydata()) == [0.2, 0.1, pytest.approx(0.2 / 3)]
+    assert right.lines[1].get_ydata()[0] == 0.2  # the base on the segments that RLVR is validated on, not on its own
     curve = pd.DataFrame(
         [
             {"model": model, "noise": noise, "frame": frame, "n": 5, "rate": 0.2, "low": 0.1, "high": 0.4}
@@ -100,6 +100,33 @@ def test_curves_are_drawn_from_logs(tmp_path):
     )
     assert len(repetition_figure(curve, tmp_path / "repeats").axes[0].lines) == 3
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".pdf"}
+
+
+def test_the_first_validation_is_the_bases():
+    """It is measured before the first update and logged with the first batch."""
+    rows = [{"step": step, "validation_mae": value} for step, value in ((1, 0.3), (10, 0.2), (20, 0.1))]
+    assert [list(part) for part in validations(rows, "mae")] == [[0, 10, 20], [0.3, 0.2, 0.1]]
+    assert list(validations(rows[:1], "mae")[0]) == [1] and not len(validations([], "mae")[0])
+
+
+def test_repetition_under_the_evaluators_noise_stands_beside_c6(tmp_path):
+    """By hand: 40 segments of which the base repeats 20 and RLVR 8 of the same."""
+    scores(tmp_path, "multi_step")
+    found = verdicts(tmp_path)["C6"]
+    assert SHARED_NOISE not in {part.name for part in found.parts}
+    rows = [
+        {"model": model, "noise": noise, "frame": frame, "segment": segment, "repeats": segment < most}
+        for model, most in (("base", 20), ("RLVR", 8))
+        for noise in ("independent", "shared")
+        for frame in (6, 7)
+        for segment in range(40)
+    ]
+    frame = pd.DataFrame(rows)
+    frame.loc[(frame["frame"] == 6) | (frame["noise"] == "independent"), "repeats"] = False
+    frame.to_csv(tmp_path / EVALUATION / "repetition.csv", index=False)
+    found = verdicts(tmp_path)["C6"]
+    part = next(part for part in found.parts if part.name == SHARED_NOISE)
+    assert part.interval.mean == pytest.approx(-0.3) and part.verdict == REPRODUCED and not part.decides
 
 
 def test_the_animation_holds_every_frame(tmp_path):

@@ -65,7 +65,7 @@ def own_metric_is_best(evidence: Evidence) -> Outcome:
         }
         rival = (max if higher else min)(means, key=lambda name: means[name])
         gap = paired_difference(values(frame, rival, metric), values(frame, reward, metric), evidence.seed)
-        unit = "plain" if metric == "psnr" else "points"
+        unit = "plain" if metric == "psnr" else "hundredths"
         parts.append(Part(f"{metric}, own minus {rival}", gap, verdict(gap, higher), unit=unit))
     return parts, ""
 

@@ -341,7 +341,9 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
     longer = runs / "video_multi_step_third"
     control = {TITLES["multi_step"]: curve_of(longer)} if (longer / "done.json").exists() else None
     video_rlvr_figures.figure3(likelihood, rlvr, metric, control, path=path)
-    drawn = [(path.with_suffix(".png"), "Figure 3: likelihood, then RLVR; sampled predictions of held-out segments.")]
+    words = "Figure 3: likelihood, then RLVR; one sample of each held-out segment. Released weights were validated on "
+    words += "segments of their own training (left), RLVR on this run's (right): the panels need not meet."
+    drawn = [(path.with_suffix(".png"), words)]
     path = folder / "figure8_training"
     video_rlvr_figures.figure8(rlvr, metric, path=path)
     drawn.append((path.with_suffix(".png"), "Figure 8: reward, L1 and perceptual metric during RLVR."))

@@ -22,6 +22,8 @@ from rlvr_lib.report.tables import PAPER_RESULTS
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN = "reproduced", "not reproduced", "inconclusive", "not run"
 MIN_CASES = 30  # a percentile bootstrap over fewer cases promises more than it keeps
+# Factor and digits of what is shown: percentage points, a score times 100 as in the tables, a score as it is.
+UNITS: dict[str, tuple[float, int]] = {"points": (100, 1), "hundredths": (100, 3), "plain": (1, 3)}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Part:
     interval: Interval | None
     verdict: str
     paper: str = ""
-    unit: Literal["points", "plain"] = "points"
+    unit: Literal["points", "hundredths", "plain"] = "points"
     decides: bool = True
 
     @property
@@ -40,7 +42,8 @@ class Part:
         """The difference with its interval, in percentage points or as it is."""
         if self.interval is None:
             return "–"
-        return self.interval.text(100, 1, sign=True) if self.unit == "points" else self.interval.text(1, 3, sign=True)
+        scale, digits = UNITS[self.unit]
+        return self.interval.text(scale, digits, sign=True)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def claims_frame(claims: list[Claim]) -> pd.DataFrame:
             line = {**head, "part": part.name, "paper": part.paper, "verdict": part.verdict, "unit": part.unit}
             line |= {"ours": part.text, "decides": part.decides}
             if part.interval is not None:
-                gap, scale = part.interval, 100 if part.unit == "points" else 1
+                gap, scale = part.interval, UNITS[part.unit][0]
                 line |= {"mean": scale * gap.mean, "low": scale * gap.low, "high": scale * gap.high, "n": gap.n}
             lines.append(line)
     order = ["claim", "part", "paper", "ours", "mean", "low", "high", "n", "unit", "verdict", "decides", "note"]

@@ -16,6 +16,7 @@ from rlvr_lib.report.video_tables import perceptual_column, read_video_scores
 
 EVALUATION = "video_evaluation"
 HIGHER = {"psnr": True, "ssim": True}
+SHARED_NOISE = "repetition, one noise for a whole rollout (the released evaluator's way)"
 
 
 @claim("C5")
@@ -26,8 +27,20 @@ def single_step_gains(evidence: Evidence) -> Outcome:
 
 @claim("C6")
 def multi_step_gains(evidence: Evidence) -> Outcome:
-    """The same for seven frames, and the repetition rate."""
-    return _compare(evidence, "multi_step", "base", "RLVR", repetition=True)
+    """The same for seven frames, and the repetition rate; beside it that under one noise for a whole rollout (H.4)."""
+    parts, why = _compare(evidence, "multi_step", "base", "RLVR", repetition=True)
+    shared = _shared_noise(evidence)
+    return [*parts, *([shared] if parts and shared else [])], why
+
+
+def _shared_noise(evidence: Evidence) -> Part | None:
+    """Repetition of the last pair of frames, RLVR minus base, sampled as the released evaluator does."""
+    path = evidence.runs / EVALUATION / "repetition.csv"
+    if not path.exists():
+        return None
+    rows = pd.read_csv(path)
+    last = rows[(rows["noise"] == "shared") & (rows["frame"] == rows["frame"].max())]
+    return score_part(last, "repeats", "base", "RLVR", evidence.seed, SHARED_NOISE, decides=False)
 
 
 @claim("C7")
@@ -102,4 +115,5 @@ def score_part(frame: pd.DataFrame, column: str, a: str, b: str, seed: int, name
         return Part(name, None, INCONCLUSIVE, decides=decides)
     gap = paired_difference(values[0], values[1], seed)
     higher = HIGHER.get(column, False)
-    return Part(name, gap, verdict(gap, higher), unit="plain" if column == "psnr" else "points", decides=decides)
+    unit: Any = {"psnr": "plain", "repetition": "points", "repeats": "points"}.get(column, "hundredths")
+    return Part(name, gap, verdict(gap, higher), unit=unit, decides=decides)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
@@ -32,11 +33,19 @@ def figure8(logs: Mapping[str, Log], metric: str, path: Path | str | None = None
             if len(steps):
                 ax.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
                 ax.plot(steps, smooth(values), color=BLUE, label="training rollouts")
-            held = series(records, f"validation_{key}")
+            held = validations(records, key)
             ax.plot(*held, color=VERMILION, marker="o", markersize=3.5, linestyle="--", label="held out (top-k 100)")
-            ax.set(title=f"{name}: {title}", xlabel="rollout batches")
+            ax.set(title=f"{name.split(' prediction')[0]}: {title}", xlabel="rollout batches")
     grid[0][0].legend()
     return _finish(figure, path)
+
+
+def validations(records: Log, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """(rollout batches, values) of a held-out metric. The first one is the base's, logged with the first batch."""
+    steps, values = series(records, f"validation_{key}")
+    if len(steps) > 1 and steps[0] == 1 and steps[1] > 2:
+        steps[0] = 0
+    return steps, values
 
 
 def figure3(
@@ -47,6 +56,8 @@ def figure3(
     path: Path | str | None = None,
 ) -> Figure:
     """Sampled prediction's metric over likelihood updates, then over RLVR batches, one row per model, axes shared.
+
+    Released weights were validated on held-out segments of their own training, so the two panels need not meet.
 
     ``control`` goes on with likelihood instead; its steps are drawn on the first panel, behind the base's last one.
     """
@@ -60,11 +71,10 @@ def figure3(
             left.plot(further[0] + (steps[-1] if len(steps) else 0), further[1], color=GREEN, marker="s", markersize=3,
                       label="likelihood goes on")  # fmt: skip
         left.set(title=name.replace("_", "-"), xlabel="likelihood updates", ylabel=metric)
-        right.plot(
-            *series(rlvr.get(name, ()), "validation_lpips"), color=VERMILION, marker="o", markersize=3, label="RLVR"
-        )
-        if len(values):
-            right.axhline(values[-1], color=BLUE, linestyle=":", linewidth=1.2, label="base, end of likelihood")
+        held = validations(rlvr.get(name, ()), "lpips")
+        right.plot(*held, color=VERMILION, marker="o", markersize=3, label="RLVR, this run's segments")
+        if len(held[1]):
+            right.axhline(held[1][0], color=BLUE, linestyle=":", linewidth=1.2, label="base, on the same ones")
         right.set(xlabel="RLVR rollout batches")
         left.legend()
         right.legend()
@@ -113,4 +123,4 @@ def _finish(figure: Figure, path: Path | str | None) -> Figure:
     return figure
 
 
-__all__ = ["figure3", "figure8", "repetition_figure", "rollout_gif"]
+__all__ = ["figure3", "figure8", "repetition_figure", "rollout_gif", "validations"]
