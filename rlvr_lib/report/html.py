@@ -47,7 +47,7 @@ tr.part td{border-bottom:1px dotted #e2e2e2;color:#444} .wide tr.part td:first-c
 """
 
 CLAIMS = """<div class="wide"><table><thead>
-<tr><th>claim</th><th class="paper text">the paper</th><th>ours (points)</th><th>n</th>
+<tr><th>claim</th><th class="paper text">the paper</th><th>ours (points; scores times 100)</th><th>n</th>
 <th class="text">verdict</th></tr></thead><tbody>
 {% for c in claims %}<tr><td><b>{{ c.id }}</b> {{ c.statement }}</td><td class="paper text">{{ c.paper }}</td>
 <td></td><td></td><td class="text"><span class="badge {{ badge[c.verdict] }}">{{ c.verdict }}</span>
@@ -196,7 +196,7 @@ def render_markdown(report: "Report") -> str:
 
 def claim_lines(report: "Report") -> str:
     """Claims as a Markdown table, the parts under their claim."""
-    lines = ["| claim | the paper | ours (points) | n | verdict |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| claim | the paper | ours (points; scores times 100) | n | verdict |", "| --- | --- | --- | --- | --- |"]
     for one in report.claims:
         note = f" ({one.why})" if one.why else ""
         lines.append(
