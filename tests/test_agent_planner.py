@@ -11,9 +11,9 @@ from rlvr_lib.evaluation.agent_local import RuleExtractor, RuleSummariser, load_
 from rlvr_lib.evaluation.agent_planner import Numbers, Planner
 from rlvr_lib.profile import load_profile
 from rlvr_lib.training.endpoint import ChatClient
-from rlvr_lib.training.web_features import Goal, read_item, spans
+from rlvr_lib.training.web_features import Goal, read_item, spans, to_do, unmet
 from rlvr_lib.training.web_page_data import RECORDED
-from rlvr_lib.training.web_value import key_changes, next_state, value_facts
+from rlvr_lib.training.web_value import LearntValue, key_changes, next_state, train_value, value_facts
 from rlvr_lib.worlds.agent_prompts import extractor_messages, policy_messages, summariser_messages, value_messages
 from rlvr_lib.worlds.agent_texts import (
     Observation,
@@ -206,6 +206,41 @@ def test_the_value_follows_the_predicted_changes(local):
     replies = local[1].judge([SEEN, SEEN], ["click [7]", "click [8]"], [state, state], 20)
     assert replies[0] == replies[1] and len(replies[0]) == 20  # the action counts through its prediction only
     assert all(1 <= read_score(text) <= 5 for text in replies[0])
+
+
+def test_what_a_form_still_asks_for_by_hand():
+    """Chrome writes three-valued properties small (checked: true) and two-valued ones large (selected: True)."""
+    lines = (
+        "[3] checkbox 'Zj14A' checked: false",  # wanted, off
+        "[4] checkbox 'Other' focused: True checked: true",  # on by mistake
+        "[5] radio 'kO' checked: true",  # wanted, on
+        "[6] option 'Rome' selected: True",  # on by mistake
+        "[7] textbox '' required: False",
+        "[8] textbox 'Name' value: Ann required: False",
+    )
+    goal, page = Goal("Select Zj14A, kO and click Submit."), [read_item(line) for line in lines]
+    assert to_do(goal, page) == {"checkbox": 1, "radio": 0, "option": 0, "empty": 1, "filled": 1, "wrong": 2}
+    assert unmet(goal, page) == 3 and unmet(goal, page[2:3]) == 0 and unmet(goal, page[:1]) == 1
+
+
+def test_the_value_tells_an_early_end_from_one_in_time():
+    """Pages made up here; the value as at laptop, from recorded training steps."""
+    steps = load_web_set(RECORDED, ("train",), stops=True)["train"]
+    value = LearntValue(train_value(steps, 6000, 3, 0)[0])
+    page = "\n\t".join(
+        (
+            "[1] RootWebArea 'Enter Text Task'",
+            "[2] StaticText 'Enter \"Zoe\" into the text field and press Submit.'",
+            "[3] textbox '' {}required: False",
+            "[4] button 'Submit'",
+        )
+    )
+    state = next_state("click [4]", "1. updated: [4] button 'Submit' focused: True")
+    goal, url = 'Enter "Zoe" into the text field and press Submit.', "http://miniwob.test/miniwob/enter-text.html"
+    early = Observation(goal, url, page.format(""), ())
+    late = Observation(goal, url, page.format("value: Zoe "), ("type [3] [Zoe] [0]",))
+    scores = [mean_score(value.judge([seen], ["click [4]"], [state], 200)[0]) for seen in (early, late)]
+    assert scores[0] < scores[1] - 0.5, scores
 
 
 def test_key_changes_take_turns_and_end_at_ten():

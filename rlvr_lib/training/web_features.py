@@ -36,7 +36,8 @@ class Item:
     properties: dict[str, str] = field(default_factory=dict)
 
     def on(self, name: str) -> bool:
-        return self.properties.get(name) == "True"
+        """Whether a property is true. Chrome's two-valued ones read True, its three-valued ones (checked) true."""
+        return self.properties.get(name, "").lower() == "true"
 
     @property
     def value(self) -> str:
@@ -162,4 +163,17 @@ def spans(goal: str) -> list[tuple[str, str, str]]:
     return [(text, *around) for text, around in found.items() if text]
 
 
-__all__ = ["BUCKETS", "CLICKABLE", "Goal", "Item", "context", "hashed", "items", "read_item", "spans", "words"]
+__all__ = [
+    "BUCKETS",
+    "CLICKABLE",
+    "Goal",
+    "Item",
+    "context",
+    "hashed",
+    "items",
+    "read_item",
+    "spans",
+    "to_do",
+    "unmet",
+    "words",
+]
