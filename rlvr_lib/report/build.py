@@ -341,8 +341,9 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
     longer = runs / "video_multi_step_third"
     control = {TITLES["multi_step"]: curve_of(longer)} if (longer / "done.json").exists() else None
     video_rlvr_figures.figure3(likelihood, rlvr, metric, control, path=path)
-    words = "Figure 3: likelihood, then RLVR; one sample of each held-out segment. Released weights were validated on "
-    words += "segments of their own training (left), RLVR on this run's (right): the panels need not meet."
+    shown = setting(report.stages, "video.multi_step_rlvr.evaluate_segments") or "an unknown number of"
+    words = f"Figure 3: likelihood, then RLVR ({shown} held-out segments, one sample each). Released weights were "
+    words += "validated on segments of their own training (left), RLVR on this run's (right): the panels need not meet."
     drawn = [(path.with_suffix(".png"), words)]
     path = folder / "figure8_training"
     video_rlvr_figures.figure8(rlvr, metric, path=path)

@@ -144,7 +144,12 @@ def start_key(part: str, profile: Profile) -> str:
     """The setting that says where a part of robot video, or of another domain, starts from."""
     if part in BASELINE_PARTS:
         return f"domains.baselines.{part.removeprefix('baseline_')}.start"
-    return f"{'video' if profile.video.data.source in ('drawers', 'rt1') else 'domains'}.{part}.start"
+    return f"{'domains' if is_domain(profile) else 'video'}.{part}.start"
+
+
+def is_domain(profile: Profile) -> bool:
+    """Whether this is the profile of another domain (PushT, rope, granular), not of robot video."""
+    return profile.video.data.source not in ("drawers", "rt1")
 
 
 def _known(source: str) -> str:

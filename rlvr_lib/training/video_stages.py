@@ -13,6 +13,7 @@ from rlvr_lib.profile import Profile
 from rlvr_lib.training.released import (
     BASELINE_PARTS,
     VIDEO_STAGES,
+    is_domain,
     part_settings,
     release_video,
     released_input,
@@ -86,7 +87,7 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
     Parts that do not build on each other are trained in processes of their own, ``jobs`` at a time: one such model
     leaves a GPU mostly idle. ``command`` goes into the manifests.
     """
-    known = TRAINED if profile.video.data.source in ("drawers", "rt1") else DOMAIN_PARTS
+    known = DOMAIN_PARTS if is_domain(profile) else TRAINED
     for part in parts:
         if part not in known:
             raise UserError(f"--only: no part {part!r}; there are {', '.join(known)}")
