@@ -43,7 +43,8 @@ CSS_TABLES = """
 .wide th.paper,.wide td.paper{background:#f4f4f4;color:#444}
 .badge{white-space:nowrap;padding:.05rem .5rem;border-radius:.6rem;border:1px solid #777;font-size:.8rem}
 .yes{background:#0072B2;color:#fff} .no{background:#D55E00;color:#fff} .open{background:#eee} .none{border-style:dashed}
-.gap{white-space:nowrap} tr.part td{border-bottom:1px dotted #e2e2e2;color:#444} .wide tr.part td:first-child{padding-left:1.6rem}
+.gap{white-space:nowrap}
+tr.part td{border-bottom:1px dotted #e2e2e2;color:#444} .wide tr.part td:first-child{padding-left:1.6rem}
 """
 
 CLAIMS = """<div class="wide"><table><thead>
@@ -53,7 +54,8 @@ CLAIMS = """<div class="wide"><table><thead>
 <td></td><td></td><td class="text"><span class="badge {{ badge[c.verdict] }}">{{ c.verdict }}</span>
 {% if c.why %}<br><small>{{ c.why }}</small>{% endif %}</td></tr>
 {% for p in c.parts %}<tr class="part"><td>{{ p.name }}{{ "" if p.decides else " (context, does not decide)" }}</td>
-<td class="paper text">{{ p.paper }}</td><td class="gap">{{ p.text }}</td><td>{{ p.interval.n if p.interval else "" }}</td>
+<td class="paper text">{{ p.paper }}</td><td class="gap">{{ p.text }}</td>
+<td>{{ p.interval.n if p.interval else "" }}</td>
 <td class="text">{{ p.verdict }}</td></tr>
 {% endfor %}{% endfor %}</tbody></table></div>
 """
