@@ -57,6 +57,17 @@ def test_pages_are_of_some_size_and_numbered_in_order(browser, shop):
     assert "127.0.0.1" not in page.text and "url:" not in page.text
 
 
+def test_sites_are_laid_out_by_the_standard(browser, server):
+    from rlvr_lib.worlds.sites.catalogue import SITES
+    from rlvr_lib.worlds.web_tasks import begin
+
+    for name in SITES:
+        begin(browser, server, name, 0)
+        assert browser.ask_page("document.compatMode") == "CSS1Compat"
+        assert browser.ask_page("document.head.children.length") == 4
+        assert "DOCTYPE" not in browser.look().page().text
+
+
 def test_what_stays_keeps_its_number(browser, shop):
     """The basket's link counts up (updated); the page around it is exchanged (new, deleted)."""
     _, found = step(browser, ("click", "button", "Add to basket"))

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup, escape
 
-VOID = frozenset({"input", "br", "hr"})
+VOID = frozenset({"input", "br", "hr", "meta", "link"})
 Child = Any  # str, Markup, number, None, or a list of these
 
 
@@ -66,13 +66,13 @@ def choice(label: str, name: str, options: list[str], chosen: str) -> Markup:
     return el("label", f"{label} ", el("select", entries, name=name))
 
 
-def document(title: str, banner: Markup, main_key: str, body: Child, notice: str = "") -> str:
+def document(title: str, banner: Markup, main_key: str, body: Child, notice: str = "") -> Markup:
     """A whole page: banner, a notice when something was done, the main part (kept only under an equal key)."""
     said = el("p", notice, role="status") if notice else None
     inner = el("main", said, el("h1", title), body, key=main_key)
     head = el("meta", charset="utf-8") + el("title", title) + el("script", src="/app.js", defer=True)
     style = el("link", rel="stylesheet", href="/app.css")
-    return "<!DOCTYPE html>" + el("html", el("head", head, style), el("body", banner, inner), lang="en")
+    return Markup("<!DOCTYPE html>") + el("html", el("head", head, style), el("body", banner, inner), lang="en")
 
 
 __all__ = ["address", "button_form", "choice", "document", "el", "field", "join", "link"]
