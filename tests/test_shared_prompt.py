@@ -210,6 +210,25 @@ def test_equal_prompts_of_two_groups_may_merge_and_cut_groups_may_split():
     )
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+def test_token_statistics_gradient_in_the_logits_place(temperature, entropy_weight):
+    """In place it is the gradient of the closed form, it lies where the logits lay, and there is no second pass."""
+    source = torch.randn(7, V, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets, weights = torch.arange(7), torch.linspace(-1, 2, 7, dtype=torch.float64)
+    log_p = (source / temperature).log_softmax(-1)
+    entropies = -(log_p.exp() * log_p).sum(-1)
+    expected = torch.autograd.grad((weights * log_p[range(7), targets] + entropy_weight * entropies).sum(), source)[0]
+    logits = source * 1
+    got = TokenStatistics.apply(logits, targets, temperature, True, True)
+    total = (weights * got[0] + entropy_weight * got[1]).sum()
+    found = torch.autograd.grad(total, source, retain_graph=True)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(logits.detach(), expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(RuntimeError, match="inplace"):
+        torch.autograd.grad(total, source)
+
+
 def test_token_statistics_gradient_in_several_chunks(monkeypatch):
     monkeypatch.setitem(token_statistics._CHUNK_ELEMENTS, "cpu", 3 * V)
     logits = torch.randn(8, V, dtype=torch.float64, requires_grad=True)

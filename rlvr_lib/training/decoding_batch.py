@@ -2,6 +2,10 @@
 
 Prompts are read once (`Prefill`); every further pass feeds the newest ids of all rows, whose queries meet their group's
 prompt keys together and their own suffix apart.
+
+Attention works on slots, (prompt, key head, place in the group): scores against prompt and suffix then lie side by side
+as they are computed, and nothing is put in another order between queries and output. A group that has lost rows to
+their ends keeps empty slots.
 """
 
 import time
@@ -17,7 +21,8 @@ _FIRST_CAPACITY = 64  # suffix tokens buffered at first; doubled when full
 
 
 class _Layer:
-    """Keys and values of one attention layer; each (sequences * kv_heads, tokens, width)."""
+    """Keys and values of one attention layer: prefixes (prompts, kv_heads, tokens, width), keys' last two exchanged;
+    suffixes (slots, capacity, width)."""
 
     __slots__ = ("prefix_key", "prefix_value", "suffix_key", "suffix_value")
 
@@ -89,10 +94,10 @@ class Batch:
         count, self.kv_heads, length, width = key.shape
         if index not in self.layers:
             layer = self.layers[index] = _Layer()
-            shape = (self.prompts, self.kv_heads, self.width, width)
-            layer.prefix_key, layer.prefix_value = key.new_zeros(shape), value.new_zeros(shape)
+            layer.prefix_key = key.new_zeros(self.prompts, self.kv_heads, width, self.width)
+            layer.prefix_value = value.new_zeros(self.prompts, self.kv_heads, self.width, width)
         layer = self.layers[index]
-        layer.prefix_key[first : first + count, :, :length] = key
+        layer.prefix_key[first : first + count, :, :, :length] = key.transpose(2, 3)
         layer.prefix_value[first : first + count, :, :length] = value
 
     def _arrange(self) -> None:
@@ -110,51 +115,46 @@ class Batch:
             bias = torch.zeros_like(padding, dtype=self.logits.dtype).masked_fill_(padding, float("-inf"))
             self.padding = bias.repeat_interleave(self.kv_heads, 0)[:, None]
 
-    def _to_groups(self, x: Tensor) -> Tensor:
-        """(rows * kv_heads, repeats, width) -> (prompts * kv_heads, group * repeats, width)."""
-        _, repeats, width = x.shape
-        x = x.reshape(self.rows, self.kv_heads * repeats * width)
+    def _to_slots(self, x: Tensor) -> Tensor:
+        """(rows, kv_heads, ...) -> (prompts, kv_heads, group, ...), zero in empty slots."""
         if self.slots is not None:
-            x = x.new_zeros(self.prompts * self.group, x.shape[1]).index_copy_(0, self.slots, x)
-        x = x.view(self.prompts, self.group, self.kv_heads, repeats, width).transpose(1, 2)
-        return x.reshape(self.prompts * self.kv_heads, self.group * repeats, width)
+            x = x.new_zeros(self.prompts * self.group, *x.shape[1:]).index_copy_(0, self.slots, x)
+        return x.reshape(self.prompts, self.group, *x.shape[1:]).transpose(1, 2)
 
-    def _to_rows(self, x: Tensor, repeats: int) -> Tensor:
-        """The inverse of `_to_groups`."""
-        width = x.shape[2]
-        x = x.view(self.prompts, self.kv_heads, self.group, repeats, width).transpose(1, 2)
-        x = x.reshape(self.prompts * self.group, self.kv_heads * repeats * width)
-        if self.slots is not None:
-            x = x.index_select(0, self.slots)
-        return x.view(self.rows * self.kv_heads, repeats, width)
+    def _to_rows(self, x: Tensor) -> Tensor:
+        """The inverse of `_to_slots`."""
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.slots is None else x.index_select(0, self.slots)
 
     def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """A few new tokens per row, (rows, heads, n, width), attend to the row's prompt and its own suffix."""
         rows, heads, new, width = query.shape
         layer, end = self.layers[module.layer_idx], self.step + new
-        repeats = heads // self.kv_heads * new
-        layer.suffix_key[:, self.step : end] = key.reshape(-1, new, width)
-        layer.suffix_value[:, self.step : end] = value.reshape(-1, new, width)
-        query = (query * (width**-0.5 if scaling is None else scaling)).reshape(-1, repeats, width)
-        keys = layer.prefix_key.flatten(0, 1).transpose(1, 2)
-        grouped = self._to_groups(query)
+        kv_heads, repeats = self.kv_heads, heads // self.kv_heads * new
+        size = (self.prompts, kv_heads, self.group)
+        for buffer, newest in ((layer.suffix_key, key), (layer.suffix_value, value)):
+            buffer.view(*size, *buffer.shape[1:])[..., self.step : end, :] = self._to_slots(newest)
+        query = query * (width**-0.5 if scaling is None else scaling)
+        query = self._to_slots(query.reshape(rows, kv_heads, repeats, width)).reshape(-1, repeats, width)
+        grouped = query.view(self.prompts * kv_heads, -1, width)
+        keys = layer.prefix_key.flatten(0, 1)
         shared = torch.bmm(grouped, keys) if self.padding is None else torch.baddbmm(self.padding, grouped, keys)
         own = torch.bmm(query, layer.suffix_key[:, :end].transpose(1, 2))
         if new > 1:  # among the new ones nobody looks ahead
-            ahead = torch.ones(new, new, dtype=torch.bool, device=own.device).triu(1).repeat(heads // self.kv_heads, 1)
+            ahead = torch.ones(new, new, dtype=torch.bool, device=own.device).triu(1).repeat(heads // kv_heads, 1)
             own[:, :, self.step :] = own[:, :, self.step :].masked_fill(ahead, float("-inf"))
-        scores = torch.cat([self._to_rows(shared, repeats), own], -1)
+        scores = torch.cat([shared, own.view(*shared.shape[:2], end)], -1)
         weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        out = torch.bmm(weights[:, :, self.width :], layer.suffix_value[:, :end])
-        seen = torch.bmm(self._to_groups(weights[:, :, : self.width].contiguous()), layer.prefix_value.flatten(0, 1))
-        return (out + self._to_rows(seen, repeats)).view(rows, heads, new, width).transpose(1, 2)
+        out = torch.bmm(weights.view(len(query), repeats, -1)[:, :, self.width :], layer.suffix_value[:, :end])
+        out = torch.baddbmm(out.view_as(grouped), weights[:, :, : self.width], layer.prefix_value.flatten(0, 1))
+        return self._to_rows(out.view(*size, repeats, width)).reshape(rows, heads, new, width).transpose(1, 2)
 
     def advance(self, tokens: Tensor) -> None:
         """Feed n tokens per row, (rows, n), and leave the next logits in `logits`."""
         new = tokens.shape[1]
         if self.step == 0:
             for layer in self.layers.values():
-                shape = (self.rows * self.kv_heads, self.capacity, layer.prefix_key.shape[-1])
+                shape = (self.prompts * self.kv_heads * self.group, self.capacity, layer.prefix_value.shape[-1])
                 layer.suffix_key, layer.suffix_value = (
                     layer.prefix_key.new_zeros(shape),
                     layer.prefix_value.new_zeros(shape),
@@ -175,14 +175,20 @@ class Batch:
         """Drop all rows but these (sorted indices), and prompts without rows."""
         kept, self.prompt_of_row = self.prompt_of_row[rows].unique_consecutive(return_inverse=True)
         fewer = len(kept) < self.prompts
-        for layer in self.layers.values():
-            for name in ("suffix_key", "suffix_value") if self.step else ():
-                old = getattr(layer, name)
-                new = old.view(self.rows, self.kv_heads, *old.shape[1:]).index_select(0, rows)
-                setattr(layer, name, new.flatten(0, 1))
-            if fewer:
-                layer.prefix_key = layer.prefix_key.index_select(0, kept)
-                layer.prefix_value = layer.prefix_value.index_select(0, kept)
+        size = (self.prompts, self.kv_heads, self.group)
+        living = [
+            {
+                name: self._to_rows(getattr(layer, name).view(*size, self.capacity, -1)).index_select(0, rows)
+                for name in (("suffix_key", "suffix_value") if self.step else ())
+            }
+            for layer in self.layers.values()
+        ]
         self.lengths, self.prompts = self.lengths[kept], len(kept)
         self.positions, self.logits = self.positions[rows], self.logits[rows]
         self._arrange()
+        for layer, suffixes in zip(self.layers.values(), living, strict=True):
+            for name, suffix in suffixes.items():
+                setattr(layer, name, self._to_slots(suffix).flatten(0, 2).contiguous())
+            if fewer:
+                layer.prefix_key = layer.prefix_key.index_select(0, kept)
+                layer.prefix_value = layer.prefix_value.index_select(0, kept)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rlvr_lib.training.choosing import Chooser, occurring
 from rlvr_lib.training.decoding_batch import Batch
 from rlvr_lib.training.shared_prompt import ATTENTION, base_model
+from rlvr_lib.training.side_by_side import decoding_model
 
 _DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
 # Row numbers (rows,) and their ids so far (rows, n) -> the given ids that follow.
@@ -127,6 +128,7 @@ def sample(
     result.seconds = {"prefill": 0.0, "decode": 0.0}
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     size = max(1, (max_rows or 512) // group_size)
+    model = decoding_model(model)
     with sampling_mode(model):
         for start in range(0, len(order), size):
             chosen = order[start : start + size]

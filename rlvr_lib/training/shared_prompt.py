@@ -127,7 +127,7 @@ def _scoring_head(model: nn.Module, targets: Tensor, temperature: float, entropy
         return
 
     def score(_module: nn.Module, _inputs: tuple, logits: Tensor) -> Tensor:
-        return torch.stack(TokenStatistics.apply(logits.flatten(0, 1), targets, temperature, entropy), -1)[None]
+        return torch.stack(TokenStatistics.apply(logits.flatten(0, 1), targets, temperature, entropy, True), -1)[None]
 
     handle = base_model(model).get_output_embeddings().register_forward_hook(score)
     try:

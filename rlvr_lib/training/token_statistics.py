@@ -15,20 +15,26 @@ def _eager_forward(
     precision = torch.promote_types(logits.dtype, torch.float32)
     logps, entropies, normalisers = (logits.new_zeros(len(logits), dtype=precision) for _ in range(3))
     for rows in _chunks(logits, _CHUNK_ELEMENTS["cpu" if logits.device.type == "cpu" else "cuda"]):
-        scaled = logits[rows].to(precision) / temperature
-        normaliser = scaled.logsumexp(-1)
+        scaled = _scaled(logits[rows], precision, temperature)
+        top = scaled.amax(-1, keepdim=True)
+        weights = (scaled - top).exp_()  # the softmax but for its sum: one exponential serves both results
+        total = weights.sum(-1)
+        normaliser = top[:, 0] + total.log()
         logps[rows] = scaled.gather(1, targets[rows, None])[:, 0] - normaliser
         normalisers[rows] = normaliser
         if entropy:
-            probabilities = (scaled - normaliser[:, None]).exp_()
-            entropies[rows] = normaliser - torch.linalg.vecdot(probabilities, scaled)
+            entropies[rows] = normaliser - torch.linalg.vecdot(weights, scaled) / total
     return logps, entropies, normalisers
 
 
-def _eager_backward(logits, targets, normalisers, entropies, logp_gradient, entropy_gradient, temperature) -> Tensor:
-    gradient = torch.empty_like(logits)
+def _eager_backward(
+    logits, targets, normalisers, entropies, logp_gradient, entropy_gradient, temperature, in_place: bool = False
+) -> Tensor:
+    gradient = logits if in_place else torch.empty_like(logits)
     for rows in _chunks(logits, _CHUNK_ELEMENTS["cpu" if logits.device.type == "cpu" else "cuda"]):
-        log_p = logits[rows].to(normalisers.dtype) / temperature - normalisers[rows, None]
+        log_p = _scaled(logits[rows], normalisers.dtype, temperature)
+        shared = log_p.data_ptr() == logits[rows].data_ptr()  # nothing was converted
+        log_p = log_p.sub_(normalisers[rows, None]) if shared and in_place else log_p - normalisers[rows, None]
         # d logp / dz = onehot - p;  d entropy / dz = -p (log p + entropy)
         if logits.device.type == "cpu" and not entropy_gradient[rows].any():  # a GPU would have to be waited for
             factor = -logp_gradient[rows, None]
@@ -37,8 +43,17 @@ def _eager_backward(logits, targets, normalisers, entropies, logp_gradient, entr
             factor.mul_(-entropy_gradient[rows, None]).sub_(logp_gradient[rows, None])
         log_p.exp_().mul_(factor)
         log_p.scatter_add_(1, targets[rows, None], logp_gradient[rows, None])
-        gradient[rows] = log_p.div_(temperature)
+        if temperature != 1:
+            log_p.div_(temperature)
+        if log_p.data_ptr() != gradient[rows].data_ptr():
+            gradient[rows] = log_p
     return gradient
+
+
+def _scaled(logits: Tensor, precision: torch.dtype, temperature: float) -> Tensor:
+    """Logits over temperature in a precision; themselves where neither changes anything."""
+    logits = logits.to(precision)
+    return logits if temperature == 1 else logits / temperature
 
 
 def _softmax_forward(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,11 +81,12 @@ class TokenStatistics(torch.autograd.Function):
     """(M, V) logits, (M,) targets, temperature -> log-probability of the target and entropy, each (M,), in nats.
 
     The softmax is recomputed in the backward pass, so that nothing of size M*V but the logits is kept. Who needs no
-    entropies says so: they are 0 then (on a GPU they cost nothing), and have no gradient.
+    entropies says so: they are 0 then (on a GPU they cost nothing), and have no gradient. With ``in_place`` the gradient
+    may take the logits' memory, for those who read them nowhere else: a second backward pass then raises RuntimeError.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor, temperature: float, entropy: bool = True):
+    def forward(ctx, logits: Tensor, targets: Tensor, temperature: float, entropy: bool = True, in_place: bool = False):
         if not entropy and logits.device.type == "cpu":
             logps, entropies, normalisers = _eager_forward(logits, targets, temperature, entropy=False)
         else:
@@ -79,14 +95,16 @@ class TokenStatistics(torch.autograd.Function):
         if not entropy:
             ctx.mark_non_differentiable(entropies)
         ctx.save_for_backward(logits, targets, normalisers, entropies)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.in_place = temperature, in_place and logits.device.type == "cpu"
         return logps, entropies
 
     @staticmethod
     def backward(ctx, logp_gradient: Tensor, entropy_gradient: Tensor):
+        inputs = (*ctx.saved_tensors, logp_gradient, entropy_gradient, ctx.temperature)
+        if ctx.in_place:
+            return _eager_backward(*inputs, in_place=True), None, None, None, None
         run = _backward if ctx.saved_tensors[0].numel() < _COMPILED_ELEMENTS else _eager_backward
-        gradient = run(*ctx.saved_tensors, logp_gradient, entropy_gradient, ctx.temperature)
-        return gradient, None, None, None
+        return run(*inputs), None, None, None, None
 
 
 def _chunks(logits: Tensor, elements: int):
