@@ -16,6 +16,7 @@ SIZES = {
     "num_key_value_heads": 2,
     "intermediate_size": 48,
 }
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # norms of transformers round to float32, whatever the model's precision
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
     "llama with biases": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
@@ -54,7 +55,7 @@ def test_the_copy_computes_what_transformers_computes(name):
     expected = model(ids, use_cache=False).logits
     copy = decoding_model(model)
     assert copy is not model
-    torch.testing.assert_close(logits_of(copy, ids), expected, rtol=1e-4, atol=1e-5)  # its norms round to float32
+    torch.testing.assert_close(logits_of(copy, ids), expected, **CLOSE)
 
 
 def test_each_call_brings_the_weights_up_to_date_and_leaves_the_model_alone():

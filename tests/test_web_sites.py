@@ -76,7 +76,7 @@ def test_what_is_typed_is_shown_as_text(server, name):
 
 @pytest.mark.parametrize("name", SITES)
 def test_a_page_starts_with_its_declaration_and_not_with_a_text_of_it(name):
-    """A declaration that was escaped would be the first text of the page, and the browser would lay it out as of old."""
+    """Escaped, it would be the first text of the page, which the browser would then lay out as of old."""
     html = make_site(name, 1).get("/", {}).body
     assert html.startswith('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>')
     assert html.count("DOCTYPE") == 1 and html.index("<body>") > html.index("app.css")

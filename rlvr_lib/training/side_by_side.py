@@ -75,7 +75,7 @@ def _side_by_side(model: nn.Module) -> nn.Module:
 
 
 def _join(module: nn.Module, names: tuple[str, ...]) -> None:
-    """``module.together`` [in, sum of out] and ``module.shifts`` [sum of out] or None, of which the layers are views."""
+    """``module.together`` [in, sum of out] and ``module.shifts`` [sum of out] or None; the layers become views."""
     layers = [getattr(module, name) for name in names]
     first, sizes = layers[0].weight, [len(layer.weight) for layer in layers]
     module.together = first.new_empty(first.shape[1], sum(sizes))

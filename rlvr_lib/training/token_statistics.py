@@ -81,8 +81,9 @@ class TokenStatistics(torch.autograd.Function):
     """(M, V) logits, (M,) targets, temperature -> log-probability of the target and entropy, each (M,), in nats.
 
     The softmax is recomputed in the backward pass, so that nothing of size M*V but the logits is kept. Who needs no
-    entropies says so: they are 0 then (on a GPU they cost nothing), and have no gradient. With ``in_place`` the gradient
-    may take the logits' memory, for those who read them nowhere else: a second backward pass then raises RuntimeError.
+    entropies says so: they are 0 then (on a GPU they cost nothing), and have no gradient. With ``in_place`` the
+    gradient may take the logits' memory, for those who read them nowhere else: a second backward pass then raises
+    RuntimeError.
     """
 
     @staticmethod
