@@ -96,3 +96,14 @@ def test_models_that_it_is_not_for_sample_as_they_are():
     for other in (inside, half, patched, sliding, torch.nn.Linear(2, 2)):
         assert decoding_model(other) is other
     assert decoding_model(model) is not model
+
+
+def test_a_model_in_the_hands_of_a_trainer_has_its_copy_too():
+    """TRL puts a forward of its own into the model: it is told from accelerate's mixed precision."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = made("llama")
+    add_fused_lm_head(model)
+    assert "forward" in vars(model) and decoding_model(model) is not model
+    model._original_forward = model.forward
+    assert decoding_model(model) is model

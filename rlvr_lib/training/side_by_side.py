@@ -35,7 +35,12 @@ def decoding_model(model: nn.Module) -> nn.Module:
 
 def _fits(model: nn.Module) -> bool:
     """Plain float weights on a CPU, of a known family, nothing wrapped around the model or put into its layers."""
-    if type(model) not in FAMILIES or "forward" in vars(model) or getattr(model.config, "use_sliding_window", False):
+    if type(model) not in FAMILIES or getattr(model.config, "use_sliding_window", False):
+        return False
+    # A trainer may have put a forward of its own into the model: TRL's asks for losses, and is the class's otherwise;
+    # accelerate's computes in another precision.
+    own = vars(model).get("forward")
+    if "_original_forward" in vars(model) or (own and getattr(own, "__wrapped__", None) is not type(model).forward):
         return False
     inside = {name.rpartition(".")[2]: module for name, module in model.named_modules() if not list(module.children())}
     plain = all(type(module) is nn.Linear for name, module in inside.items() if name in LAYERS)
