@@ -47,7 +47,7 @@ class VisualTokenizer(Section):
     iterations: Whole = Field(description="Loop iterations, generator and discriminator alternate; spec B.4: 600 000.")
     live_iterations: Whole = Field(description="Iterations shown live with released weights. Our choice.")
     clips: Count = Field(description="Clips per update over all devices; spec B.4: 16.")
-    clip_frames: Annotated[int, Field(ge=2)] = Field(description="Frames per clip; spec B.4: 8.")
+    clip_frames: Count = Field(description="Frames per clip; spec B.4: 8.")
     learning_rate: Positive = Field(description="AdamW peak rate; spec B.4: 5e-4.")
     betas: tuple[Beta, Beta] = Field(description="AdamW betas; spec B.4: 0.9, 0.999.")
     warmup: Whole = Field(description="Warm-up updates; spec B.4: 5 000.")
@@ -188,6 +188,8 @@ class Video(Section):
     def _possible(self) -> Self:
         for name, tokenizer in (("frame", self.frame_tokenizer), ("compressive", self.compressive_tokenizer)):
             check_sizes(name, tokenizer, self.data.height, self.data.width, "data.")
+        if self.compressive_tokenizer.clip_frames < 2:
+            raise ValueError("compressive_tokenizer.clip_frames: must be at least 2, a context frame and one more")
         return self
 
 
