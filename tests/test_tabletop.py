@@ -9,7 +9,7 @@ import pytest
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.worlds import pusht
 from rlvr_lib.worlds.deformables import MATERIALS, SEGMENT, SEGMENTS, record_material
-from rlvr_lib.worlds.pusht import GRADES, PushTScene, plan, record_pusht
+from rlvr_lib.worlds.pusht import GRADES, STEADY, PushTScene, plan, record_pusht, steady_push
 from rlvr_lib.worlds.tabletop import TabletopRecording, action_of, grade_of, push_of
 
 STATE = np.array([150.0, 300.0, 250.0, 240.0, 0.7])
@@ -169,10 +169,48 @@ def test_an_episodes_actions_lead_from_frame_to_frame():
         scene.act(episode.actions[step])
 
 
+def test_the_t_is_placed_when_its_middle_is_within_forty_units_of_the_marks(scene):
+    goal = np.asarray(scene.env.goal_pose, dtype=float)
+    for away, placed in (((0, 0), True), ((39, 0), True), ((0, -41), False), ((28, 28), True), ((29, 29), False)):
+        scene.set_state([50, 50, *(goal[:2] + away), goal[2]])
+        assert scene.placed() is placed
+    middle, turned = scene.mark(), []
+    for angle in (0.0, 1.0, 3.0):  # turned about its middle it is placed all the same
+        scene.set_state([50, 50, 256, 256, angle])
+        scene.set_state([50, 50, *(np.array([256, 256]) + middle - scene.centre()), angle])
+        turned.append(scene.placed())
+    assert turned == [True] * 3
+
+
+def test_the_steady_policy_goes_around_and_pushes_towards_the_mark():
+    mark = np.array([256.0, 256.0])
+    middle = np.array([356.0, 256.0])  # the T lies to the right of its mark
+    assert (steady_push(np.array([460.0, 250.0]), middle, mark) - [460, 250])[
+        0
+    ] < -50  # behind it: to the left, through it
+    around = steady_push(np.array([240.0, 256.0]), middle, mark)  # before it: not into it
+    assert np.linalg.norm(around - middle) > 100 and abs(around[1] - 256) > 30
+    assert (steady_push(np.array([100.0, 100.0]), mark + np.array([15, 0]), mark) == [100, 100]).all()  # it is there
+
+
+def test_the_steady_policy_brings_the_t_to_its_mark():
+    recording = TabletopRecording("pusht", 3, 16, 16, frame_every=5, most_frames=32)
+    numbers = [number for number in range(40) if grade_of(3, number, list(GRADES)) == STEADY]
+    steady = [record_pusht(recording, number).facts for number in numbers]
+    random = [
+        record_pusht(recording, number).facts for number in range(40) if grade_of(3, number, list(GRADES)) == "random"
+    ]
+    rates = [np.mean([facts["success"] for facts in some]) for some in (steady, random)]
+    assert len(steady) == 10 and rates[0] >= 0.9 and rates[1] <= 0.5
+    for facts in steady:
+        assert facts["success"] == ("1" in facts["done"]) and len(facts["done"]) == 32
+
+
 def test_every_grade_once_in_a_block():
     grades = list(GRADES)
     drawn = [grade_of(5, number, grades) for number in range(60)]
-    assert all(sorted(drawn[first : first + 3]) == sorted(grades) for first in range(0, 60, 3))
+    blocks = [drawn[first : first + len(grades)] for first in range(0, 60, len(grades))]
+    assert all(sorted(block) == sorted(grades) for block in blocks)
     assert set(drawn[::2]) == set(drawn[::3]) == set(grades)
 
 

@@ -21,9 +21,20 @@ WHITE, GOAL, BLOCK, BLOCK_RIM = (255, 255, 255), (144, 238, 144), (142, 163, 183
 AGENT, AGENT_RIM, WALL = (78, 126, 255), (65, 105, 225), (211, 211, 211)
 AGENT_RADIUS, RIM = 15, 4
 UNIT = 100.0  # table units per unit of an action
-GRADES = {"random": 1, "fair": 4, "good": 16}  # candidate pushes that the planner compares
+GENERATOR = 2  # raise it when equal settings no longer give equal episodes
+STEADY = "steady"
+GRADES = {"random": 1, "fair": 4, "good": 16, STEADY: 0}  # candidate pushes that the planner compares; 0: no planner
 PUSH_STEPS = 10  # simulator steps of one push, 1 s
 BESIDE, SPREAD = 110.0, 40.0  # where a push begins and ends: distance from the T's middle, and standard deviation
+PLACED = 40.0  # the T lies where it should when its middle is so near the mark's (five pixels of 64); it may be turned
+AROUND, ACROSS, TURN = (
+    115.0,
+    25.0,
+    0.5,
+)  # the steady policy's way around the T, how exactly behind it, its pace (radians)
+FORWARD, WAY = 60.0, 70.0  # how far ahead it aims when it pushes, and at most when it goes around
+TREMBLE = 15.0  # standard deviation of each of its targets: episodes then show the way back from small errors
+RESTS = 3  # frames for which it leaves the T on its mark
 MARGIN = 40.0  # pushes keep so far from the rim: the agent can press the T through a wall
 
 
@@ -106,6 +117,15 @@ class PushTScene:
         """The middle of the T, table units."""
         return np.array(self.env.block.local_to_world(self.env.block.center_of_gravity))
 
+    def mark(self) -> NDArray[np.float64]:
+        """The middle of the mark, table units."""
+        goal = np.asarray(self.env.goal_pose, dtype=float)
+        return _placed(np.array(self.env.block.center_of_gravity)[None], goal[:2], goal[2])[0]
+
+    def placed(self) -> bool:
+        """Whether the T's middle lies within PLACED of the mark's."""
+        return bool(np.linalg.norm(self.centre() - self.mark()) < PLACED)
+
     def frame(self, side: int) -> NDArray[np.uint8]:
         """The picture, uint8 [side, side, 3], in gym-pusht's colours."""
         picture = Picture(side, WHITE)
@@ -171,25 +191,74 @@ def _random_push(agent: NDArray, middle: NDArray, rng: np.random.Generator) -> N
     return np.concatenate([agent + shares * (beside - agent), beside + shares * (end - beside)])
 
 
+def steady_push(agent: NDArray, middle: NDArray, mark: NDArray) -> NDArray[np.float64]:
+    """Where a scripted policy sends the agent: around the T to its far side, then through it towards the mark.
+
+    It needs nothing but the three places, which a picture shows; on the mark (half of PLACED) it stands still.
+    """
+    away, offset = middle - mark, agent - middle
+    distance = float(np.linalg.norm(away))
+    if distance < PLACED / 2:
+        return agent.copy()
+    behind = away / distance
+    along = float(offset @ behind)
+    if along > 0 and np.linalg.norm(offset - along * behind) < ACROSS:
+        return agent - FORWARD * offset / np.linalg.norm(offset)
+    angle = np.arctan2(offset[1], offset[0])
+    turn = (np.arctan2(behind[1], behind[0]) - angle + np.pi) % (2 * np.pi) - np.pi
+    angle += np.clip(turn, -TURN, TURN)
+    step = middle + AROUND * np.array([np.cos(angle), np.sin(angle)]) - agent
+    return np.clip(agent + step * min(1.0, WAY / max(float(np.linalg.norm(step)), 1e-9)), MARGIN, TABLE - MARGIN)
+
+
+class Driver:
+    """Decides target after target as a grade does. The steady one rests on the mark, then pushes at random once."""
+
+    def __init__(self, scene: PushTScene, grade: str, rng: np.random.Generator):
+        self.scene, self.candidates, self.rng = scene, GRADES[grade], rng
+        self.left, self.rested = np.zeros((0, 2)), 0
+
+    def target(self) -> NDArray[np.float64]:
+        """The next simulator step's target."""
+        if not len(self.left):
+            if not self.candidates:
+                target = steady_push(self.scene.state[:2], self.scene.centre(), self.scene.mark())
+                return target + self.rng.normal(0, TREMBLE, 2)
+            self.left = plan(self.scene, self.candidates, self.rng)
+        target, self.left = self.left[0], self.left[1:]
+        return target
+
+    def looked(self, placed: bool) -> None:
+        """Told once a frame whether the T lies on its mark."""
+        self.rested = self.rested + 1 if placed else 0
+        if not self.candidates and self.rested == RESTS:
+            self.left, self.rested = plan(self.scene, 1, self.rng), 0
+
+
 def record_pusht(recording: TabletopRecording, number: int) -> Episode:
-    """Episode ``number``; the last frame's action is the one that would have come next."""
+    """Episode ``number``; the last frame's action is the one that would have come next.
+
+    Facts: ``done`` has a 1 for every frame in which the T lies on its mark, else a 0; ``success``: in any of them.
+    """
     rng = np.random.default_rng((recording.seed, number))
     grade = grade_of(recording.seed, number, list(GRADES))
-    scene, left = PushTScene(), np.zeros((0, 2))
+    scene = PushTScene()
     scene.reset(rng)
-    frames, actions, best = [], [], 0.0
+    driver = Driver(scene, grade, rng)
+    frames, actions, done, best = [], [], "", 0.0
     for _ in range(recording.most_frames):
         frames.append(scene.frame(recording.height))
         best = max(best, scene.coverage())
+        done += str(int(scene.placed()))
+        driver.looked(done[-1] == "1")
         moves = []
         for _ in range(recording.frame_every):
-            left = left if len(left) else plan(scene, GRADES[grade], rng)
-            moves.append((left[0] - scene.state[:2]) / UNIT)
-            scene.step(left[0])
-            left = left[1:]
+            target = driver.target()
+            moves.append((target - scene.state[:2]) / UNIT)
+            scene.step(target)
         actions.append(np.concatenate(moves).astype(np.float32))
-    facts = {"task": "pusht", "policy": grade, "coverage": round(best, 4), "seed": [recording.seed, number]}
-    return Episode(np.stack(frames), np.stack(actions), facts)
+    facts = {"task": "pusht", "policy": grade, "coverage": round(best, 4), "done": done, "success": "1" in done}
+    return Episode(np.stack(frames), np.stack(actions), {**facts, "seed": [recording.seed, number]})
 
 
-__all__ = ["GRADES", "PushTScene", "plan", "record_pusht"]
+__all__ = ["GENERATOR", "GRADES", "PLACED", "STEADY", "PushTScene", "plan", "record_pusht", "steady_push"]

@@ -12,9 +12,10 @@ from typing import Any
 from rlvr_lib.profile_schema_video import VideoData
 from rlvr_lib.worlds.deformables import record_material
 from rlvr_lib.worlds.drawers import record_set, recording_for
+from rlvr_lib.worlds.pusht import GENERATOR as PUSHT_GENERATOR
 from rlvr_lib.worlds.pusht import record_pusht
 from rlvr_lib.worlds.recording import record_episodes
-from rlvr_lib.worlds.tabletop import TabletopRecording
+from rlvr_lib.worlds.tabletop import GENERATOR, TabletopRecording
 from rlvr_lib.worlds.video_episodes import Episode
 
 Recorder = Callable[[Path, int, VideoData], dict[str, Any]]
@@ -28,9 +29,7 @@ def _drawers(folder: Path, seed: int, settings: VideoData) -> dict[str, Any]:
 
 def _tabletop(folder: Path, seed: int, settings: VideoData) -> dict[str, Any]:
     record, frames, measure, words = TABLETOP[settings.source]
-    recording = TabletopRecording(
-        settings.source, seed, settings.height, settings.width, settings.frame_every, most_frames=frames
-    )
+    recording = tabletop_recording(seed, settings, frames)
     facts = record_episodes(
         folder,
         settings.episodes,
@@ -41,6 +40,13 @@ def _tabletop(folder: Path, seed: int, settings: VideoData) -> dict[str, Any]:
         averaged=(measure,),
     )
     return {**facts, "substitutions": [words]}
+
+
+def tabletop_recording(seed: int, settings: VideoData, most_frames: int) -> TabletopRecording:
+    """What decides about a domain's episodes; each domain counts the versions of its own generator."""
+    shape = (settings.height, settings.width, settings.frame_every)
+    version = {"pusht": PUSHT_GENERATOR}.get(settings.source, GENERATOR)
+    return TabletopRecording(settings.source, seed, *shape, most_frames=most_frames, generator=version)
 
 
 # Simulator, frames of an episode, the fact of an episode that describes it, and what the set stands in for.
