@@ -119,6 +119,7 @@ def domain_profile(profile: Profile, domain: str) -> Profile:
         "frame_tokenizer": shared.frame_tokenizer,
         "single_step": shared.single_step.model_copy(update={"context": own.context}),
         "single_step_rlvr": shared.single_step_rlvr,
+        "real2sim": shared.real2sim,
     }
     update = {"name": f"{profile.name}/{domain}", "video": profile.video.model_copy(update=parts)}
     return profile.model_copy(update=update)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rlvr_lib.profile_fields import Count, Section
 from rlvr_lib.profile_schema_baselines import Baselines
+from rlvr_lib.profile_schema_real2sim import Real2Sim
 from rlvr_lib.profile_schema_video import VideoModel, VideoRLVR, VisualTokenizer, check_sizes
 
 DOMAINS = ("pusht", "rope", "granular")
@@ -36,6 +37,9 @@ class Domains(Section):
     frame_tokenizer: VisualTokenizer = Field(description="Per-frame tokenizer, one per domain (spec B.2, A.3).")
     single_step: VideoModel = Field(description="World model, one per domain; its context is the domain's (spec C.3).")
     single_step_rlvr: VideoRLVR = Field(description="GRPO, once per domain (spec E).")
+    real2sim: Real2Sim = Field(
+        description="PushT's policies judged inside its single-step world model. Our choice; spec G has drawers only."
+    )
     baselines: Baselines = Field(description="Two baselines trained on the same data, one of each per domain.")
 
     @model_validator(mode="after")

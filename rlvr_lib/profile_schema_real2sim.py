@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rlvr_lib.profile_fields import Count, NotNegative, Positive, Section, Share, Whole
 
-Grade = Literal["expert", "good", "fair", "poor", "bad"]
+Grade = Literal["expert", "good", "fair", "poor", "bad", "steady", "random"]  # the last two: PushT's only
 
 
 class ClonedPolicy(Section):
@@ -29,7 +29,7 @@ class HandMade(Section):
 
     name: str = Field(description="As tables and figures call it. Our choice.")
     action_scale: Positive = Field(description="How far the arm goes for an action; 1 is right. Our choice.")
-    damping: Positive = Field(description="Damping of the drawer's joint; 1 is right. Our choice.")
+    damping: Positive = Field(description="Damping of the drawer's joint, PushT: of the agent's way; 1 is right. Ours.")
 
 
 class Judge(Section):

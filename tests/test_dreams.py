@@ -10,7 +10,7 @@ from rlvr_lib.profile import load_profile
 from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer
 from rlvr_lib.tokens.video_task import MultiStepTask
 from rlvr_lib.tokens.world_model import Size, world_model
-from rlvr_lib.training.dreams import STATE, Dreamer, film
+from rlvr_lib.training.dreams import STATE, Dreamer
 from rlvr_lib.worlds.policy_scenes import usable
 
 HORIZON, ROUNDS, EPISODES = 3, 2, 3
@@ -97,8 +97,8 @@ def test_a_film_shows_what_the_policy_saw(toy, tmp_path):
         seen.update({(int(row), step): frame for row, frame in zip(rows, frames, strict=True)})
         return observer(rows, frames, step)
 
-    dreams = Dreamer(model, task, watching, settings(), tmp_path).run(starts, 0)
-    frames = film(task, dreams, 2)
+    dreamer = Dreamer(model, task, watching, settings(), tmp_path)
+    frames = dreamer.film(dreamer.run(starts, 0), 2)
     assert len(frames) == HORIZON * ROUNDS
     for step, frame in enumerate(frames, 1):
         assert np.abs(frame.astype(int) - seen[2, step]).max() <= 1

@@ -21,12 +21,14 @@ from rlvr_lib.artifacts import ROOT, UserError, atomic_write_bytes, atomic_write
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
+from rlvr_lib.training.released import is_domain
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
 from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.worlds.drawers import AFTER_SUCCESS, Recording, prepare_worker
 from rlvr_lib.worlds.policy_scenes import Physics, PolicyScene, open_scene, play
 from rlvr_lib.worlds.recording import NOTE
 from rlvr_lib.worlds.renderers import choose_renderer
+from rlvr_lib.worlds.tabletop import TabletopRecording
 from rlvr_lib.worlds.video_episodes import EpisodeSet
 
 REAL = "real"
@@ -53,6 +55,7 @@ def starts_of(profile: Profile, episodes: EpisodeSet) -> list[Start]:
     found = []
     for place, task in enumerate(settings.tasks):
         able = [name for name in names if task in (facts[name].get("task"), facts[name].get("instruction"))]
+        able = [name for name in able if not facts[name].get("done", "").startswith("1")]  # PushT: still to be done
         if not able:
             raise UserError(f"video.real2sim.tasks: no {settings.starts} episode of {task!r}")
         drawn = rng.choice(len(able), settings.episodes, replace=len(able) < settings.episodes)
@@ -62,15 +65,24 @@ def starts_of(profile: Profile, episodes: EpisodeSet) -> list[Start]:
     return found
 
 
+def steps_of(profile: Profile) -> int:
+    """Actions of an episode at most: rounds of as many frames as the world model predicts at once."""
+    horizon = 1 if is_domain(profile) else profile.video.multi_step.horizon
+    return profile.video.real2sim.rounds * horizon
+
+
 def physics_of(profile: Profile) -> dict[str, Physics]:
     """The real simulator and the hand-made ones, by name."""
     wrong = {one.name: Physics(one.action_scale, one.damping) for one in profile.video.real2sim.hand_made}
     return {REAL: Physics(), **wrong}
 
 
-def recording_of(data: Path) -> Recording:
+def recording_of(data: Path) -> Recording | TabletopRecording:
     """How the episodes were recorded; UserError where this machine cannot draw as they were drawn."""
-    recording = Recording(**read_json(data / "episodes" / NOTE))
+    note = read_json(data / "episodes" / NOTE)
+    if "domain" in note:
+        return TabletopRecording(**note)
+    recording = Recording(**note)
     choose_renderer(recording.renderer)
     return recording
 
@@ -133,7 +145,7 @@ class _Work:
 
     folder: Path
     profile: Profile
-    recording: Recording
+    recording: Recording | TabletopRecording
     starts: tuple[Start, ...]
     policies: Path
     judge: Path
@@ -144,7 +156,7 @@ class _Work:
         rows = []
         for start in (start for start in self.starts if start.task == part.task):
             acting = _one(policies[part.policy], part.task, start.number)
-            most = self.profile.video.real2sim.rounds * self.profile.video.multi_step.horizon
+            most = steps_of(self.profile)
             after = AFTER_SUCCESS if part.simulator == REAL else 0  # nobody looks at the others' pictures afterwards
             physics = physics_of(self.profile)[part.simulator]
             played = play(scene, acting, start.seed, physics, most, self.dims, after)
@@ -182,8 +194,8 @@ def _spread(work: _Work, parts: Sequence[Part], workers: int) -> Iterator[None]:
     if not parts:
         return
     context = multiprocessing.get_context("spawn")
-    renderer = work.recording.renderer
-    with context.Pool(min(workers, len(parts)), initializer=prepare_worker, initargs=(renderer,)) as pool:
+    setting = {"initializer": prepare_worker, "initargs": (work.recording.renderer,)}
+    with context.Pool(min(workers, len(parts)), **(setting if isinstance(work.recording, Recording) else {})) as pool:
         yield from pool.imap_unordered(work, parts)
 
 

@@ -19,8 +19,10 @@ from rlvr_lib.evaluation.real2sim import FILMED, Start, film_path, save_film, st
 from rlvr_lib.evaluation.video import load_world_model
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
-from rlvr_lib.training.dreams import Dreamer, Dreams, film
+from rlvr_lib.training.dreams import Dreams
+from rlvr_lib.training.frame_dreams import dreamer_of
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies
+from rlvr_lib.training.released import is_domain
 from rlvr_lib.training.success_judge import SCORES, SUCCESS, SuccessJudge, episode_probability, load_judge
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.worlds.video_segments import to_float
@@ -60,18 +62,18 @@ def dream(
 ) -> dict[str, Any]:
     """``folder``/episodes.csv: every policy inside the world model in ``model``, judged from predicted frames."""
     settings, episodes = profile.video.real2sim, open_episodes(profile, data)
-    task = make_task(profile, data, tokenizer, "multi_step")
+    task = make_task(profile, data, tokenizer, "single_step" if is_domain(profile) else "multi_step")
     found, critic = load_policies(policies, profile), load_judge(judge, profile)
     cases = [Case(policy, start) for policy in found for start in starts_of(profile, episodes)]
     first = {case.start.name: to_float(episodes[case.start.name].frames[0]) for case in cases}
     starts = torch.stack([first[case.start.name] for case in cases])
-    dreamer = Dreamer(load_world_model(model, profile), task, Watching(cases, found, critic), settings, folder)
+    dreamer = dreamer_of(load_world_model(model, profile), task, Watching(cases, found, critic), settings, folder)
     dreams = dreamer.run(starts, profile.seed)
     table = dream_rows(name, cases, dreams, critic)
     atomic_write_text(folder / "episodes.csv", table.to_csv(index=False))
     for row, case in enumerate(cases):
         if case.start.episode < FILMED:
-            save_film(film_path(folder, profile, case.policy, case.start.task), film(task, dreams, row))
+            save_film(film_path(folder, profile, case.policy, case.start.task), dreamer.film(dreams, row))
     odd = {name: int(table[name].sum()) for name in ("bad_actions", "invalid_ids")}
     say(f"{name}: {(table['verdict'] == SUCCESS).mean():.2f} judged a success; {odd}")
     return odd

@@ -141,9 +141,12 @@ class SingleStepTask(VideoTask):
     def given(self, clips: Sequence[Clip]) -> None:
         return None
 
-    @torch.no_grad()
     def decode(self, prompt: Tensor, response: Tensor) -> Tensor:
-        codes = self.layout.predicted(response.to(self.device))
+        return self.frames_of(self.layout.predicted(response.to(self.device)))
+
+    @torch.no_grad()
+    def frames_of(self, codes: Tensor) -> Tensor:
+        """Codes [n, ..., N] -> frames float32 [n, ..., 3, H, W]."""
         with self.half():
             parts = codes.split(even(len(codes), self.at_once))
             return torch.cat([self.tokenizer.decode(part) for part in parts]).float()

@@ -79,15 +79,33 @@ class Dreamer:
         """Start frames float32 [n, 3, H, W] -> whole dreams; goes on after the last round that is in ``folder``."""
         path = self.folder / STATE
         dreams = Dreams.load(path) if path.exists() else self.begin(starts)
-        features = self.task.context_features(dreams.prompt)
-        for number in range(dreams.frames // self.layout.horizon, self.settings.rounds):
+        features = self._features(dreams.prompt)
+        for number in range(dreams.frames // self.horizon, self.settings.rounds):
             if not dreams.frames:
                 self._look(dreams, features, torch.arange(len(starts)), self._current(dreams), 0)
             self._round(dreams, features, number, seed)
             dreams.save(path)
-            say(f"dreaming: {dreams.frames} of {self.settings.rounds * self.layout.horizon} frames")
+            say(f"dreaming: {dreams.frames} of {self.settings.rounds * self.horizon} frames")
         path.unlink(missing_ok=True)
         return dreams
+
+    @property
+    def horizon(self) -> int:
+        """Frames of a round."""
+        return self.layout.horizon
+
+    def _features(self, prompt: Tensor) -> Tensor:
+        """What decoding reads of each episode besides a frame's codes."""
+        return self.task.context_features(prompt)
+
+    def _frames(self, features: Tensor, rows: Tensor, codes: Tensor) -> Tensor:
+        """Codes [m, N] of these rows -> frames [m, 3, H, W]."""
+        return self.task.frames_of(features, rows.to(self.task.device), codes.to(self.task.device))
+
+    def film(self, dreams: Dreams, row: int) -> NDArray[np.uint8]:
+        """The predicted frames of an episode: uint8 [K, H, W, 3]."""
+        features, owner = self._features(dreams.prompt[row : row + 1]), torch.zeros(dreams.frames, dtype=torch.long)
+        return to_bytes(self._frames(features, owner, dreams.codes[row]))
 
     def begin(self, starts: Tensor) -> Dreams:
         """Context and first frame are the start frame; its action is still to come."""
@@ -95,17 +113,23 @@ class Dreamer:
         at_once = max(1, self.task.at_once // 2)
         clips = [Clip(torch.stack([frame, frame]), still) for frame in starts]
         parts = [self.task.prompt(clips[first : first + at_once]) for first in range(0, len(clips), at_once)]
-        count, frames = len(starts), self.settings.rounds * self.layout.horizon
+        return self._fresh(torch.cat(parts))
+
+    def _fresh(self, prompt: Tensor) -> Dreams:
+        """Nothing dreamt yet."""
+        count, frames = len(prompt), self.settings.rounds * self.horizon
         codes = torch.zeros(count, 0, self.layout.tokens, dtype=torch.long)
         odd = [np.full(count, number, dtype=np.int64) for number in (0, 0, frames)]
-        return Dreams(torch.cat(parts), codes, np.full((count, frames + 1), np.nan), *odd)
+        return Dreams(prompt, codes, np.full((count, frames + 1), np.nan), *odd)
+
+    newest = 0  # the place, among the prompt's frames and actions, of the newest
 
     def _current(self, dreams: Dreams) -> Tensor:
-        return dreams.prompt[:, self.layout.frame_at[0]]
+        return dreams.prompt[:, self.layout.frame_at[self.newest]]
 
     def _look(self, dreams: Dreams, features: Tensor, rows: Tensor, codes: Tensor, step: int) -> Tensor:
         """Show the newest frames of these rows; the ids of the answers [m, A], which also stand in the prompt."""
-        frames = to_bytes(self.task.frames_of(features, rows.to(self.task.device), codes.to(self.task.device)))
+        frames = to_bytes(self._frames(features, rows, codes))
         places = rows.numpy()
         wished, dreams.probability[places, step] = self.observer(places, frames, step)
         answers = [usable(action, self.layout.action_dims) for action in wished]
@@ -114,8 +138,12 @@ class Dreamer:
         dreams.stopped[ends] = np.minimum(dreams.stopped[ends], step)
         bins = self.task.bins.to_bins(np.stack([action for action, _ in answers]))
         ids = torch.from_numpy(bins) + self.layout.action_offset
-        dreams.prompt[rows[:, None], self.layout.action_at[0]] = ids
+        dreams.prompt[rows[:, None], self.layout.action_at[self.newest]] = ids
         return ids
+
+    def _strange(self, ids: Tensor) -> NDArray[np.int64]:
+        """How many of a frame's ids [m, N] are no code of a frame."""
+        return ((ids < 0) | (ids >= self.layout.codes)).sum(1).numpy()
 
     def _round(self, dreams: Dreams, features: Tensor, number: int, seed: int) -> None:
         """``horizon`` more frames of every episode; then the newest one and its action are the next prompt's."""
@@ -124,7 +152,7 @@ class Dreamer:
         def fill(rows: Tensor, ids: Tensor) -> Tensor:
             """The newest frame is whole: its codes are the last ids."""
             newest = ids[:, -layout.tokens :].cpu()
-            dreams.invalid[rows.cpu().numpy()] += ((newest < 0) | (newest >= layout.codes)).sum(1).numpy()
+            dreams.invalid[rows.cpu().numpy()] += self._strange(newest)
             frame = (ids.shape[1] - layout.tokens) // layout.block + 1
             return self._look(dreams, features, rows.cpu(), layout.visual(newest), before + frame)
 
@@ -145,11 +173,4 @@ class Dreamer:
         dreams.prompt[:, layout.frame_at[0]] = dreams.codes[:, -1]
 
 
-def film(task: MultiStepTask, dreams: Dreams, row: int) -> NDArray[np.uint8]:
-    """The predicted frames of an episode: uint8 [K, H, W, 3]."""
-    features = task.context_features(dreams.prompt[row : row + 1])
-    owner = torch.zeros(dreams.frames, dtype=torch.long, device=task.device)
-    return to_bytes(task.frames_of(features, owner, dreams.codes[row].to(task.device)))
-
-
-__all__ = ["Dreamer", "Dreams", "Observer", "film"]
+__all__ = ["Dreamer", "Dreams", "Observer"]

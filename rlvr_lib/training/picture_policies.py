@@ -26,7 +26,8 @@ from rlvr_lib.worlds.video_segments import to_float
 
 WIDTHS = (16, 32, 48, 64)
 HIDDEN = 128
-MOVES = 3  # the first numbers of an action are moves; noise falls on them, as it does on the experts'
+MOVES = {"pusht": 10}  # numbers of an action that are moves; noise falls on them, as it does on the experts'
+ARM_MOVES = 3  # of a robot's arm; the gripper's is none
 
 
 class FramePolicy(Protocol):
@@ -71,7 +72,7 @@ class ClonedFramePolicy:
         numbers = torch.tensor([self.tasks.index(task) for task in tasks])
         moves = self.net(to_float(frames), numbers).numpy()
         if self.noise:
-            count = min(MOVES, moves.shape[1])
+            count = min(MOVES.get(self.tasks[0], ARM_MOVES), moves.shape[1])
             drawn = [np.random.default_rng((self.seed, episode, step)).normal(0, 1, count) for episode in episodes]
             moves[:, :count] += self.noise * np.stack(drawn)
         return moves.astype(np.float32)

@@ -21,8 +21,9 @@ from torch.nn import functional
 from rlvr_lib.artifacts import UserError, atomic_write_json, atomic_write_text, read_json
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say, track
-from rlvr_lib.tokens.video_task import MultiStepTask
+from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.training.picture_policies import PictureNet, fit, write_net
+from rlvr_lib.training.released import is_domain
 from rlvr_lib.training.success_labels import LabelledFrames, Marks
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.worlds.video_episodes import EpisodeSet
@@ -85,7 +86,7 @@ def make_judge(folder: Path, profile: Profile, data: Path, tokenizer: Path) -> d
         train_judge(judge.net, train, settings.judge, profile.seed)
         write_net(judge.net, path)
     atomic_write_json(folder / "judge.json", {"tasks": settings.tasks, "window": judge.window, "band": judge.band})
-    task = make_task(profile, data, tokenizer, "multi_step")
+    task = make_task(profile, data, tokenizer, "single_step" if is_domain(profile) else "multi_step")
     judge.net.eval()
     table = validation(judge, episodes, marks, task, settings.judge.through_tokenizer)
     atomic_write_text(folder / "validation.csv", table.to_csv(index=False))
@@ -130,7 +131,7 @@ def worsened(frames: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def validation(
-    judge: SuccessJudge, episodes: EpisodeSet, marks: Marks, task: MultiStepTask, through_tokenizer: int
+    judge: SuccessJudge, episodes: EpisodeSet, marks: Marks, task: VideoTask, through_tokenizer: int
 ) -> pd.DataFrame:
     """One row per held-out episode, task and look: recorded success, the judge's probability and verdict."""
     rows: list[dict[str, Any]] = []
@@ -152,9 +153,12 @@ def validation(
     return pd.DataFrame(rows)
 
 
-def through(task: MultiStepTask, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An episode's frames after encoding and decoding, the first one as context: uint8 [T, H, W, 3]."""
+def through(task: VideoTask, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An episode's frames after encoding and decoding (multi-step: the first one as context): uint8 [T, H, W, 3]."""
     pictures = to_float(frames).to(task.device)
+    if isinstance(task, SingleStepTask):
+        return to_bytes(task.frames_of(task.codes(pictures)))
+    assert isinstance(task, MultiStepTask)
     context, codes = task.codes(pictures[0], pictures)
     ids = (context + task.layout.context_offset)[None].cpu()
     owner = torch.zeros(len(codes), dtype=torch.long, device=task.device)

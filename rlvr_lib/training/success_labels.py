@@ -17,9 +17,11 @@ from rlvr_lib.worlds.video_episodes import Episode, EpisodeSet
 def frame_labels(episode: Episode, most: int) -> NDArray[np.float64]:
     """For every frame of a recorded episode: 1 the task is done, 0 it is not, NaN the recording does not say.
 
-    A recording goes on for a fixed number of frames after success, so the first done frame is known, unless it was cut
-    at ``most`` frames.
+    PushT's recordings say it frame by frame. A drawer's goes on for a fixed number of frames after success, so the
+    first done frame is known, unless it was cut at ``most`` frames.
     """
+    if "done" in episode.facts:
+        return np.array([float(mark) for mark in episode.facts["done"]])
     labels = np.zeros(len(episode))
     if episode.facts.get("success"):
         first = len(episode) - 1 - AFTER_SUCCESS

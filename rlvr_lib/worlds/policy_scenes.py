@@ -2,8 +2,8 @@
 
 The real one is the simulator that the episodes were recorded in. A hand-made simulator shows the same pictures and
 moves by other rules, as one does that somebody built without measuring the robot: the arm goes less (or more) far per
-action, the drawer is harder to move. Another kind of scene (a task that is no drawer) needs :class:`PolicyScene` only,
-and an entry in :func:`open_scene`.
+action, the drawer is harder to move. Another kind of scene needs :class:`PolicyScene` only, and an entry in
+:func:`open_scene`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.worlds.drawers import AFTER_SUCCESS, TASKS, DrawerScene, Recording
+from rlvr_lib.worlds.pusht import PushTScene
+from rlvr_lib.worlds.tabletop import TABLE, TabletopRecording
 
+PUSHT = "pusht"
 Policy = Callable[[NDArray[np.uint8], int], NDArray[np.float32]]  # frame [H, W, 3] and number of the step -> action
 DRAWER_JOINT = "goal_slidey"
 
@@ -24,7 +27,8 @@ DRAWER_JOINT = "goal_slidey"
 class Physics:
     """What is wrong with a simulator, as factors of the real one's values; the default is the real one.
 
-    ``action_scale``: how far the arm goes for an action. ``damping``: of the drawer's joint.
+    ``action_scale``: how far the arm goes for an action. ``damping``: of the drawer's joint; on PushT's table, of the
+    agent's controller, which makes it slow.
     """
 
     action_scale: float = 1.0
@@ -74,11 +78,37 @@ class DrawerPolicyScene:
         self.scene.close()
 
 
-def open_scene(task: str, recording: Recording) -> PolicyScene:
+class PushTPolicyScene:
+    """PushT's table. Actions are clipped to what the table allows; done: the T's middle is near the mark's."""
+
+    most = TABLE / 100.0  # in an action's units: across the table
+
+    def __init__(self, recording: TabletopRecording):
+        self.scene, self.side = PushTScene(), recording.height
+        self.damping, self.scale = self.scene.env.k_v, 1.0
+
+    def begin(self, seed: Sequence[int], physics: Physics) -> None:
+        self.scene.reset(np.random.default_rng(tuple(seed)))
+        self.scene.env.k_v, self.scale = self.damping * physics.damping, physics.action_scale
+
+    def frame(self) -> NDArray[np.uint8]:
+        return self.scene.frame(self.side)
+
+    def act(self, action: NDArray[np.float32]) -> bool:
+        self.scene.act(self.scale * action.clip(-self.most, self.most))
+        return self.scene.placed()
+
+    def close(self) -> None:
+        self.scene.env.close()
+
+
+def open_scene(task: str, recording: Recording | TabletopRecording) -> PolicyScene:
     """The scene of a task; UserError for one that is not known."""
-    if task in TASKS:
+    if task in TASKS and isinstance(recording, Recording):
         return DrawerPolicyScene(task, recording)
-    raise UserError(f"no scene for task {task!r}; there are {', '.join(TASKS)}")
+    if task == PUSHT and isinstance(recording, TabletopRecording):
+        return PushTPolicyScene(recording)
+    raise UserError(f"no scene for task {task!r} in these episodes; there are {', '.join((*TASKS, PUSHT))}")
 
 
 @dataclass(frozen=True, eq=False)
