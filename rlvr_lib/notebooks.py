@@ -50,7 +50,7 @@ NOTEBOOKS = (
     Notebook("34_video_evaluation", after=("33",), uses=("video",)),
     Notebook("35_other_domains", uses=("domains", "video")),
     Notebook("36_model_analysis", after=("33",), uses=("video", "analysis")),
-    Notebook("37_real2sim", after=("33",), uses=("video",)),
+    Notebook("37_real2sim", after=("33", "35"), uses=("video", "domains")),
     Notebook("90_report", after=_ALL, uses=("text_game", "web_page", "video", "domains", "analysis")),
 )
 

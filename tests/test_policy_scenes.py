@@ -8,6 +8,8 @@ import pytest
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.worlds.drawers import AFTER_SUCCESS, DrawerScene, Recording, prepare_worker
 from rlvr_lib.worlds.policy_scenes import DrawerPolicyScene, Physics, open_scene, play, usable
+from rlvr_lib.worlds.pusht import PushTScene, record_pusht
+from rlvr_lib.worlds.tabletop import TabletopRecording
 
 TINY = Recording(seed=0, height=8, width=8, renderer="rays")
 WRONG = Physics(action_scale=0.5, damping=5.0)
@@ -118,3 +120,41 @@ def test_what_is_a_usable_action():
     for broken in ([np.inf, 0, 0, 0], [np.nan] * 4, [0, 0]):
         action, sound = usable(np.array(broken), 4)
         assert not sound and action.tolist() == [0, 0, 0, 0]
+
+
+TABLETOP = TabletopRecording("pusht", 0, 32, 32, frame_every=5)
+
+
+def test_pushts_scene_begins_as_recorded_and_says_when_the_t_is_placed():
+    recording = TabletopRecording("pusht", 4, 32, 32, frame_every=5, most_frames=3)
+    episode, scene = record_pusht(recording, 6), open_scene("pusht", recording)
+    for physics in (Physics(), Physics(0.5, 3.0)):
+        scene.begin(episode.facts["seed"], physics)
+        assert np.array_equal(scene.frame(), episode.frames[0])
+    goal = np.asarray(scene.scene.env.goal_pose, dtype=float)
+    still = np.zeros(10, dtype=np.float32)
+    for away, placed in ((30, True), (60, False)):
+        scene.scene.set_state([60, 60, goal[0] + away, goal[1], goal[2]])
+        assert scene.act(still) is placed
+
+
+def test_pushts_wrong_physics_go_less_far_and_slower():
+    """One simulator step of 0.1 s towards a place 40 units away, and a whole frame of five."""
+    scene, ways = open_scene("pusht", TABLETOP), {}
+    for name, physics in (("real", Physics()), ("short", Physics(0.5)), ("slow", Physics(1.0, 4.0))):
+        scene.begin((0, 0), physics)
+        scene.scene.set_state([100, 100, 380, 380, 0])
+        scene.act(np.array([0.4, 0.0] + [0.0] * 8, dtype=np.float32))
+        ways[name] = scene.scene.state[0] - 100
+    assert ways["real"] > 0 and ways["short"] == pytest.approx(ways["real"] / 2, rel=0.02)
+    assert 0 < ways["slow"] < ways["real"]
+    scene.begin((0, 0), Physics())
+    assert scene.scene.env.k_v == PushTScene().env.k_v, "the next episode is real again"
+    scene.act(np.full(10, 99.0, dtype=np.float32))  # beyond the table: cut to it
+    assert (scene.scene.state[:2] <= 512).all()
+
+
+def test_a_recording_has_its_own_tasks():
+    for task, recording in (("pusht", TINY), ("drawer-open", TABLETOP), ("cloth", TABLETOP)):
+        with pytest.raises(UserError, match=f"no scene for task '{task}' in these episodes"):
+            open_scene(task, recording)

@@ -111,7 +111,7 @@ def test_errors_are_of_the_means_over_drawers(folder):
 
 def test_figure_and_table_are_drawn_from_published_rates(folder, tmp_path):
     results = Real2SimResults.read(folder, 0)
-    assert len(figure5(results, tmp_path / "five").axes) == 1
+    assert len(figure5(results, path=tmp_path / "five").axes) == 1
     data = figure5_table(results, "").data
     assert set(data["task"]) == {"all tasks", *results.compared}
 

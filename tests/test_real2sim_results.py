@@ -127,7 +127,7 @@ def test_episodes_that_are_missing_or_broken_are_named(tmp_path):
 
 def test_the_figure_has_a_panel_per_task_and_tells_series_apart_without_colour(tmp_path):
     results = Real2SimResults.read(write(tmp_path), 0)
-    figure = figure5(results, tmp_path / "five")
+    figure = figure5(results, path=tmp_path / "five")
     assert [ax.get_title() for ax in figure.axes] == list(TASKS)
     looks = styles_of(results)
     assert len(set(looks.values())) == len({marker for _, marker in looks.values()}) == len(results.evaluated)
@@ -135,6 +135,21 @@ def test_the_figure_has_a_panel_per_task_and_tells_series_apart_without_colour(t
     assert points["wrong"] == pytest.approx(np.array([[90, 60], [50, 50], [10, 40]]))
     assert (tmp_path / "five.png").exists() and (tmp_path / "five.pdf").exists()
     assert shown_policies(results) == ("best", "worst")
+
+
+def test_pusht_has_its_own_panel_table_and_parts_of_the_claim(tmp_path):
+    """It decides nothing: the verdict is that of the drawers, whatever comes out on PushT."""
+    write(tmp_path)
+    before = verdict_of(tmp_path)
+    write(tmp_path / "pusht", base=0.05, rlvr=0.4)
+    after = verdict_of(tmp_path)
+    added = [part for part in after.parts if part.name.startswith("PushT: ")]
+    assert after.verdict == before.verdict == REPRODUCED and len(after.parts) == len(before.parts) + 2
+    assert [part.interval.mean > 0 for part in added] == [True, True] and not any(part.decides for part in added)
+    results = [Real2SimResults.read(folder / "real2sim_evaluation", 0) for folder in (tmp_path, tmp_path / "pusht")]
+    assert len(figure5(*results, path=tmp_path / "five").axes) == 4
+    table = figure5_table(results[1], "caption", pusht=True)
+    assert table.name == "figure5_pusht" and not any("SimplerEnv" in name for name in table.blocks)
 
 
 def test_films_of_unequal_length_are_shown_at_equal_steps(tmp_path):

@@ -53,6 +53,17 @@ def test_all_begin_at_the_same_training_episodes(profile, episodes):
         starts_of(more, episodes)
 
 
+def test_pushts_episodes_begin_with_something_left_to_do(profile, tmp_path):
+    for number, done in enumerate(("000", "100", "010", "111")):
+        facts = {"task": "pusht", "seed": [9, number], "done": done}
+        frames = np.full((3, 4, 4, 3), number, dtype=np.uint8)
+        save_episode(tmp_path / f"{number:02d}.npz", Episode(frames, np.zeros((3, 4), dtype=np.float32), facts))
+    some = profile.video.real2sim.model_copy(update={"tasks": ["pusht"], "starts": "train"})
+    own = profile.model_copy(update={"video": profile.video.model_copy(update={"real2sim": some})})
+    begun = {start.seed[1] for start in starts_of(own, EpisodeSet(tmp_path, test_every=100))}
+    assert begun and begun <= {0, 2}
+
+
 class Ramp:
     """Done once the way is long enough; the seed's second number is the way that is needed."""
 

@@ -66,6 +66,19 @@ def test_labels_are_what_the_recorder_knew(monkeypatch, done):
     assert (labels == 1).sum() == (4 if episode.facts["success"] and not cut else 0)
 
 
+def test_pushts_recordings_say_it_frame_by_frame():
+    facts = {"task": "pusht", "done": "00110", "success": True}
+    episode = Episode(np.zeros((5, 8, 8, 3), dtype=np.uint8), np.zeros((5, 10), dtype=np.float32), facts)
+    assert frame_labels(episode, 5).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_noise_falls_on_all_of_an_agents_moves_and_on_an_arms_but_not_its_gripper():
+    frames, net = np.zeros((1, 16, 16, 3), dtype=np.uint8), PictureNet(16, 16, 1, 10)
+    for task, moves in (("pusht", 10), ("drawer-open", 3)):
+        still, noisy = (ClonedFramePolicy(net, [task], noise, 1).act(frames, [task], [5], 3) for noise in (0.0, 0.5))
+        assert (still != noisy).sum() == moves
+
+
 def test_an_episode_counts_its_best_run_of_frames():
     probabilities = np.array([0.1, 0.9, 0.2, 0.6, 0.7, 0.8])
     assert episode_probability(probabilities, 1) == 0.9

@@ -26,10 +26,21 @@ def closer_to_the_real_rates(evidence: Evidence) -> Outcome:
     parts += [_part(results, name, RLVR) for name in others]
     parts += [_part(results, results.decides, BASE), _part(results, JUDGED, RLVR)]
     parts += [_part(results, name, RLVR, corrected=False) for name in (results.decides, BASE)]
-    return parts, ""
+    return [*parts, *_pusht(evidence)], ""
 
 
-def _part(results: Real2SimResults, a: str, b: str, decides: bool = False, corrected: bool = True) -> Part:
+def _pusht(evidence: Evidence) -> list[Part]:
+    """The same two comparisons on PushT, which the paper did not make: they decide nothing."""
+    folder = evidence.runs / "pusht" / EVALUATION
+    if not (folder / "episodes.csv").exists():
+        return []
+    results = Real2SimResults.read(folder, evidence.seed)
+    return [_part(results, name, RLVR, where="PushT: ") for name in (results.decides, BASE)]
+
+
+def _part(
+    results: Real2SimResults, a: str, b: str, decides: bool = False, corrected: bool = True, where: str = ""
+) -> Part:
     gap = results.gain(a, b, corrected)
-    name = f"error of the {b} minus {a}{'' if corrected else ', judge uncorrected'}"
+    name = f"{where}error of the {b} minus {a}{'' if corrected else ', judge uncorrected'}"
     return Part(name, gap, verdict(gap, higher=False), decides=decides)

@@ -20,22 +20,25 @@ MARKERS = ("s", "D", "v", "P")
 STYLES = {MODELS["base"]: (BLUE, "o"), MODELS["rlvr"]: (VERMILION, "*"), JUDGED: (BLACK, "x")}
 
 
-def figure5(results: Real2SimResults, path: Path | str | None = None) -> Figure:
+def figure5(*results: Real2SimResults, path: Path | str | None = None) -> Figure:
     """Figure 5: every policy a point of each series; bars are 95 % intervals, the diagonal is ideal.
 
-    World models' rates are corrected for the judge's errors; where that is not possible, the raw rate is drawn.
+    One panel per task of each of ``results``. World models' rates are corrected for the judge's errors; where that is
+    not possible, the raw rate is drawn.
     """
-    tasks = results.compared
+    tasks = [(one, task) for one in results for task in one.compared]
     figure = new_figure(max(4.6, 3.4 * len(tasks)), 4.3, shown=path is None)
     panels = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
-    for ax, task in zip(panels, tasks, strict=True):
+    for ax, (one, task) in zip(panels, tasks, strict=True):
         ax.plot([0, 100], [0, 100], color=BLACK, linestyle=":", linewidth=1, label="ideal")
-        for name, (colour, marker) in styles_of(results).items():
-            _points(ax, results, name, task, colour, marker)
+        for name, (colour, marker) in styles_of(one).items():
+            _points(ax, one, name, task, colour, marker)
         ax.set(title=task, xlabel="real success (%)", xlim=(-4, 104), ylim=(-4, 104), aspect="equal")
     panels[0].set(ylabel="evaluated success (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    entries = {
+        label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }  # a simulator of the same name has the same mark in all panels
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
     return _finish(figure, path)
 
 
