@@ -3,6 +3,8 @@
 Not a benchmark itself: run as a program it only says so.
 """
 
+import ctypes
+import gc
 import os
 import platform
 import statistics
@@ -29,6 +31,14 @@ def id_words(vocabulary: int) -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.WordLevel(words, unk_token="0"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", padding_side="left")
+
+
+def give_memory_back() -> None:
+    """Return what was freed to the system where the C library can, or the next run finds its memory there already."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 class PeakMemory:
@@ -64,15 +74,24 @@ class PeakMemory:
 
 
 def in_turn(contestants: Mapping[str, Callable[[], dict[str, float]]], repeats: int) -> dict[str, dict[str, float]]:
-    """Let the contestants take turns; medians of whatever each measures."""
+    """Let the contestants take turns; medians of whatever each measures.
+
+    A first round warms up and tells the peak memory (``peak_mib``), each beginning with freed memory given back; the
+    timed rounds keep it, as a training does from step to step.
+    """
+    memory = {}
+    for name, run in contestants.items():
+        give_memory_back()
+        memory[name] = run().get("peak_mib")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, run in contestants.items():
             found[name].append(run())
-    return {
+    medians = {
         name: {key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}
         for name, rows in found.items()
     }
+    return {name: row | ({} if memory[name] is None else {"peak_mib": memory[name]}) for name, row in medians.items()}
 
 
 def surroundings(repeats: int, load: float) -> dict[str, Any]:
