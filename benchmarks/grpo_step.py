@@ -31,10 +31,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 from trl import GRPOTrainer
 
 from rlvr_lib.artifacts import atomic_write_text
+from rlvr_lib.training.decoding_copy import decoding_model
 from rlvr_lib.training.generation import sample
 from rlvr_lib.training.grpo import GroupedGRPOTrainer
 from rlvr_lib.training.grpo_settings import grpo_config
-from rlvr_lib.training.side_by_side import decoding_model
 
 RESULTS = Path(__file__).parent / "results"
 

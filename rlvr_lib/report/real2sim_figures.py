@@ -12,6 +12,7 @@ from rlvr_lib.evaluation.real2sim import REAL, film_path, load_film
 from rlvr_lib.evaluation.real2sim_results import JUDGED, Real2SimResults
 from rlvr_lib.evaluation.real2sim_stages import MODELS, real2sim_stage
 from rlvr_lib.profile import Profile
+from rlvr_lib.report.domain_tables import TITLES
 from rlvr_lib.report.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure
 from rlvr_lib.report.video_figures import _finish, frame_rows
 
@@ -33,7 +34,7 @@ def figure5(*results: Real2SimResults, path: Path | str | None = None) -> Figure
         ax.plot([0, 100], [0, 100], color=BLACK, linestyle=":", linewidth=1, label="ideal")
         for name, (colour, marker) in styles_of(one).items():
             _points(ax, one, name, task, colour, marker)
-        ax.set(title=task, xlabel="real success (%)", xlim=(-4, 104), ylim=(-4, 104), aspect="equal")
+        ax.set(title=TITLES.get(task, task), xlabel="real success (%)", xlim=(-4, 104), ylim=(-4, 104), aspect="equal")
     panels[0].set(ylabel="evaluated success (%)")
     entries = {
         label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from rlvr_lib.training.choosing import Chooser, occurring
 from rlvr_lib.training.decoding_batch import Batch
+from rlvr_lib.training.decoding_copy import decoding_model
 from rlvr_lib.training.shared_prompt import ATTENTION, base_model
-from rlvr_lib.training.side_by_side import decoding_model
 
 _DEAD_SHARE = 1 / 8  # ended rows are dropped once they are this share of the batch
 # Row numbers (rows,) and their ids so far (rows, n) -> the given ids that follow.

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlvr_lib.training.decoding_copy import decoding_model
 from rlvr_lib.training.generation import sample, sampling_mode
-from rlvr_lib.training.side_by_side import decoding_model
 
 SIZES = {
     "vocab_size": 50,
