@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from toy_video import BINS, TOY
+from toy_video import BINS, TOY, answer, observer
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from rlvr_lib.profile import load_profile
@@ -29,19 +29,6 @@ def toy():
 def settings(**changes):
     plain = {"rounds": ROUNDS, "top_k": 1, "repetition_penalty": 1.5, "batch": 8}
     return load_profile("smoke").video.real2sim.model_copy(update={**plain, **changes})
-
-
-def answer(row: int, frame: np.ndarray, step: int) -> np.ndarray:
-    """An action that depends on the picture; episode 1 has none at step 2."""
-    if (row, step) == (1, 2):
-        return np.array([np.nan, 0.3], dtype=np.float32)
-    return np.array([frame.mean() / 127.5 - 1, np.sin(row + step)], dtype=np.float32)
-
-
-def observer(rows, frames, step):
-    assert frames.dtype == np.uint8 and frames.shape[1:] == (16, 16, 3)
-    actions = np.stack([answer(int(row), frame, step) for row, frame in zip(rows, frames, strict=True)])
-    return actions, frames.mean((1, 2, 3)) / 255
 
 
 def picture(task, context, codes):

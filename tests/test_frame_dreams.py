@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from toy_video import BINS, TOY
+from toy_video import BINS, TOY, answer, observer
 
 from rlvr_lib.profile import load_profile
 from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
@@ -28,17 +28,6 @@ def toy(request):
 def settings(**changes):
     plain = {"rounds": FRAMES, "top_k": 1, "repetition_penalty": 1.0, "batch": 8}
     return load_profile("smoke").domains.real2sim.model_copy(update={**plain, **changes})
-
-
-def answer(row: int, frame: np.ndarray, step: int) -> np.ndarray:
-    if (row, step) == (1, 2):
-        return np.array([np.nan, 0.3], dtype=np.float32)
-    return np.array([frame.mean() / 127.5 - 1, np.sin(row + step)], dtype=np.float32)
-
-
-def observer(rows, frames, step):
-    actions = np.stack([answer(int(row), frame, step) for row, frame in zip(rows, frames, strict=True)])
-    return actions, frames.mean((1, 2, 3)) / 255
 
 
 def picture(task, codes):

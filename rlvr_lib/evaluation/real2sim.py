@@ -21,7 +21,7 @@ from rlvr_lib.artifacts import ROOT, UserError, atomic_write_bytes, atomic_write
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
-from rlvr_lib.training.released import is_domain
+from rlvr_lib.training.released import policy_world
 from rlvr_lib.training.success_judge import SuccessJudge, load_judge
 from rlvr_lib.training.video import load_bins, open_episodes
 from rlvr_lib.worlds.drawers import AFTER_SUCCESS, Recording, prepare_worker
@@ -67,8 +67,8 @@ def starts_of(profile: Profile, episodes: EpisodeSet) -> list[Start]:
 
 def steps_of(profile: Profile) -> int:
     """Actions of an episode at most: rounds of as many frames as the world model predicts at once."""
-    horizon = 1 if is_domain(profile) else profile.video.multi_step.horizon
-    return profile.video.real2sim.rounds * horizon
+    model = getattr(profile.video, policy_world(profile))
+    return profile.video.real2sim.rounds * model.horizon
 
 
 def physics_of(profile: Profile) -> dict[str, Physics]:

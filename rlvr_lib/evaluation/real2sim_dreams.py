@@ -22,7 +22,7 @@ from rlvr_lib.progress import say
 from rlvr_lib.training.dreams import Dreams
 from rlvr_lib.training.frame_dreams import dreamer_of
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies
-from rlvr_lib.training.released import is_domain
+from rlvr_lib.training.released import policy_world
 from rlvr_lib.training.success_judge import SCORES, SUCCESS, SuccessJudge, episode_probability, load_judge
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.worlds.video_segments import to_float
@@ -62,7 +62,7 @@ def dream(
 ) -> dict[str, Any]:
     """``folder``/episodes.csv: every policy inside the world model in ``model``, judged from predicted frames."""
     settings, episodes = profile.video.real2sim, open_episodes(profile, data)
-    task = make_task(profile, data, tokenizer, "single_step" if is_domain(profile) else "multi_step")
+    task = make_task(profile, data, tokenizer, policy_world(profile))
     found, critic = load_policies(policies, profile), load_judge(judge, profile)
     cases = [Case(policy, start) for policy in found for start in starts_of(profile, episodes)]
     first = {case.start.name: to_float(episodes[case.start.name].frames[0]) for case in cases}

@@ -10,7 +10,7 @@ from rlvr_lib.evaluation.real2sim import simulate
 from rlvr_lib.evaluation.real2sim_dreams import dream
 from rlvr_lib.profile import Profile
 from rlvr_lib.training.picture_policies import make_policies
-from rlvr_lib.training.released import is_domain
+from rlvr_lib.training.released import policy_world
 from rlvr_lib.training.success_judge import make_judge
 from rlvr_lib.training.video_stages import base_folder, tokenizer_folder, video_stage
 
@@ -31,14 +31,14 @@ def real2sim_stage(profile: Profile, part: str) -> Stage:
         uses = [*POLICIES, f"{SECTION}.cloning"]
     elif part == "judge":
         uses = [f"{SECTION}.tasks", f"{SECTION}.judge"]
-        inputs["tokenizer"] = tokenizer_folder(profile, world_of(profile)) / "model"
+        inputs["tokenizer"] = tokenizer_folder(profile, policy_world(profile)) / "model"
     elif part == "evaluation":
         uses, inputs = [f"{SECTION}.{name}" for name in ABOUT], {name: folders[name] for name in _PARTS[1:]}
     else:
         uses = [*RUN, *(SAMPLING if part in MODELS else [f"{SECTION}.hand_made"])]
         inputs |= {name: folders[name] for name in _PARTS[:2]}
         if part in MODELS:
-            inputs["tokenizer"] = tokenizer_folder(profile, world_of(profile)) / "model"
+            inputs["tokenizer"] = tokenizer_folder(profile, policy_world(profile)) / "model"
             inputs["model"] = _model(profile, part) / "model"
     return Stage(profile, f"real2sim_{part}", uses=uses, inputs=inputs)
 
@@ -46,13 +46,8 @@ def real2sim_stage(profile: Profile, part: str) -> Stage:
 _PARTS = ("policies", "judge", "simulators", *MODELS)
 
 
-def world_of(profile: Profile) -> str:
-    """The world model that policies are judged in: a domain has a single-step one only (spec A.3)."""
-    return "single_step" if is_domain(profile) else "multi_step"
-
-
 def _model(profile: Profile, part: str) -> Path:
-    kind = world_of(profile)
+    kind = policy_world(profile)
     return base_folder(profile, kind) if part == "base" else video_stage(profile, f"{kind}_rlvr").folder
 
 
@@ -61,7 +56,7 @@ def run_real2sim(profile: Profile, part: str) -> Path:
     stage, data = real2sim_stage(profile, part), video_stage(profile, "data").folder
     if part == "policies":
         return stage.run(make_policies, profile=profile, data=data)
-    tokenizer = tokenizer_folder(profile, world_of(profile))
+    tokenizer = tokenizer_folder(profile, policy_world(profile))
     if part == "judge":
         return stage.run(make_judge, profile=profile, data=data, tokenizer=tokenizer)
     if part == "evaluation":

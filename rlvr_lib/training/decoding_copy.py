@@ -1,9 +1,10 @@
 """A copy of a small model to decode with on a CPU: weights that read the same input lie side by side.
 
-A decoding pass multiplies some dozens of rows by every weight, and on a CPU half of its time is lost around many small
-products of matrices. The copy makes one product of queries, keys and values, and one of gate and up; its weights are
-stored by input, the order that the product of few rows reads fastest. Its parameters are views of the joint buffers,
-so a refresh before each rollout copies numbers and nothing else. Results are the model's up to round-off.
+A decoding pass multiplies some dozens of rows by every weight; on a CPU more than half of its time goes around the many
+small products of matrices, not into them. The copy makes one product of queries, keys and values, and one of gate and
+up; its weights are stored by input, the order that the product of few rows reads fastest. Its parameters are views of
+the joint buffers, so a refresh before each rollout copies numbers and nothing else. Results are the model's up to
+round-off.
 """
 
 from types import MethodType

@@ -5,8 +5,9 @@ Each prompt runs through the model once; its keys and values are kept once per g
 leave the batch, so that a few long stragglers do not cost full batches. Only last-position logits are computed.
 
 The model is a stock transformers causal LM: all of this enters through the attention interface (shared_prompt.py), so
-there is no cache object and no second model class. The paper samples with vLLM; with a fixed set of random numbers per
-row, results here depend neither on the batch size nor on when rows leave the batch (up to floating-point round-off).
+there is no cache object and no second model class; on a CPU a copy with joined weights is sampled (decoding_copy.py).
+The paper samples with vLLM; with a fixed set of random numbers per row, results here depend neither on
+the batch size nor on when rows leave the batch (up to floating-point round-off).
 """
 
 import time

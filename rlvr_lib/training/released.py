@@ -152,6 +152,11 @@ def is_domain(profile: Profile) -> bool:
     return profile.video.data.source not in ("drawers", "rt1")
 
 
+def policy_world(profile: Profile) -> str:
+    """The world model that policies are judged in: a domain has a single-step one only (spec A.3, G)."""
+    return "single_step" if is_domain(profile) else "multi_step"
+
+
 def _known(source: str) -> str:
     return "drawers" if source == "rt1" else "simulators"
 

@@ -23,7 +23,7 @@ from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say, track
 from rlvr_lib.tokens.video_task import MultiStepTask, SingleStepTask, VideoTask
 from rlvr_lib.training.picture_policies import PictureNet, fit, write_net
-from rlvr_lib.training.released import is_domain
+from rlvr_lib.training.released import policy_world
 from rlvr_lib.training.success_labels import LabelledFrames, Marks
 from rlvr_lib.training.video import make_task, open_episodes
 from rlvr_lib.worlds.video_episodes import EpisodeSet
@@ -86,7 +86,7 @@ def make_judge(folder: Path, profile: Profile, data: Path, tokenizer: Path) -> d
         train_judge(judge.net, train, settings.judge, profile.seed)
         write_net(judge.net, path)
     atomic_write_json(folder / "judge.json", {"tasks": settings.tasks, "window": judge.window, "band": judge.band})
-    task = make_task(profile, data, tokenizer, "single_step" if is_domain(profile) else "multi_step")
+    task = make_task(profile, data, tokenizer, policy_world(profile))
     judge.net.eval()
     table = validation(judge, episodes, marks, task, settings.judge.through_tokenizer)
     atomic_write_text(folder / "validation.csv", table.to_csv(index=False))
