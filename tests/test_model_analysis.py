@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_video import Squares
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.action_trials import agreements, displacement
@@ -22,6 +23,7 @@ from rlvr_lib.worlds import drawer_trials
 from rlvr_lib.worlds.drawer_trials import ACTIONS, BEHAVIOURS, behaviour, branch, make_trials, trial
 from rlvr_lib.worlds.drawers import recording_for
 from rlvr_lib.worlds.perceptual import Perceptual
+from rlvr_lib.worlds.video_metrics import FRAME_METRICS
 from rlvr_lib.worlds.video_segments import to_float
 
 
@@ -69,22 +71,18 @@ def test_the_curve_and_where_it_is_crossed():
     )
 
 
-class Squares(torch.nn.Module):
-    """A distance that is simple enough to check by hand."""
-
-    def forward(self, truth, prediction):
-        return (truth - prediction).square().mean((-3, -2, -1))
-
-
-def test_groups_are_scored_as_segments_are():
+def test_groups_are_scored_frame_by_frame():
+    """37 predictions of a segment, more than are scored at a time, against each metric on one of them alone."""
     torch.manual_seed(0)
     distance = Perceptual("squares", Squares())
-    truth, frames = torch.rand(2, 3, 3, 16, 16), 1.2 * torch.rand(2, 4, 3, 3, 16, 16)
+    truth, frames = torch.rand(2, 3, 3, 16, 16), 1.2 * torch.rand(2, 37, 3, 3, 16, 16)
     found = group_scores(truth, frames, distance)
-    for place in range(4):
+    for place in (0, 36):
         alone = segment_scores(truth, frames[:, place], distance)
-        for name in alone:
-            assert found[name][:, place] == pytest.approx(alone[name].to_numpy(), rel=1e-5)
+        for name, metric in {**FRAME_METRICS, "squares": distance}.items():
+            expected = metric(truth, frames[:, place].clamp(0, 1)).mean(-1).numpy()
+            assert found[name][:, place] == pytest.approx(expected, rel=1e-5)
+            assert alone[name].to_numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def verdict_of(runs, name):
@@ -128,6 +126,9 @@ def test_group_sizes_are_compared_at_equal_cost(tmp_path):
     assert gap.mean == pytest.approx(4 * 0.01 - 4 * 0.03) and gap.n == 40  # step 4 is what both reached
     gap = group_difference(pd.DataFrame(rows), "samples", 4, 32, 0)
     assert gap.mean == pytest.approx(8 * 0.01 - 1 * 0.03)  # 256 rollouts: eight steps of 4, one of 32
+    coarse = pd.DataFrame([row for row in rows if row["size"] == 4 or row["step"] % 2 == 0])
+    gap = group_difference(coarse, "samples", 4, 32, 0)
+    assert gap.mean == pytest.approx(8 * 0.01 - 1 * 0.03)  # halfway between the validations after none and 512 rollouts
     write(tmp_path, "video_group_size_evaluation", "group_sizes.csv", rows)
     found = verdict_of(tmp_path, "C9")
     assert found.verdict == REPRODUCED and [part.decides for part in found.parts] == [True, False, False]

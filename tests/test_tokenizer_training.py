@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_video import Squares
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.profile_schema_video import VisualTokenizer
@@ -14,13 +15,6 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, gradient_penalty, rate_share, reconstruct
 
 TINY = {"height": 16, "width": 16, "widths": [8, 8, 16], "latent": 8, "levels": [5, 5, 5], "groups": 4}
-
-
-class Squares(nn.Module):
-    """A perceptual distance that is easy to compute by hand: mean squared error per image."""
-
-    def forward(self, truth, prediction):
-        return (truth - prediction).square().mean((1, 2, 3))
 
 
 def settings(**changes) -> VisualTokenizer:

@@ -171,22 +171,33 @@ def test_a_checkpoint_folder_says_what_was_done(stages):
 
 
 def test_repeating_samples_are_drawn_again_and_only_they(profile, stages, monkeypatch, capsys):
-    """Attempt j (seed + j) frees segment j; segment 3 never moves and is told."""
+    """Attempt j of sample s (seed + 50 s + j) frees segment j; segment 3 never moves and is told, for either sample."""
     task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
     clips, asked = [object() for _ in range(4)], []
 
-    def predicted(_model, _task, some, *, seed, **_):
+    def written(numbers, attempt):
+        codes = torch.zeros(len(numbers), 2, 1, dtype=torch.long)
+        codes[[place for place, number in enumerate(numbers) if number <= attempt and number < 3], 1] = 1
+        return codes
+
+    def drawn(_model, _task, some, samples, *, seed, **_):
+        asked.append((seed, samples))
+        codes = torch.stack([written(range(4), 0)] * samples, 1)
+        return torch.full((len(some), samples, 2, 3, 4, 4), float(seed)), codes
+
+    def again(_model, _task, some, *, seed, **_):
         numbers = [clips.index(clip) for clip in some]
         asked.append((seed, numbers))
-        codes = torch.zeros(len(some), 2, 1, dtype=torch.long)
-        codes[[place for place, number in enumerate(numbers) if number <= seed - 10 and number < 3], 1] = 1
-        return torch.full((len(some), 2, 3, 4, 4), float(seed)), codes
+        return torch.full((len(some), 2, 3, 4, 4), float(seed)), written(numbers, (seed - 10) % 50)
 
-    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_with_codes", predicted)
-    frames, codes = without_repetition(None, task, clips, seed=10, most=5)
-    assert asked == [(10, [0, 1, 2, 3]), (11, [1, 2, 3]), (12, [2, 3]), (13, [3]), (14, [3])]
-    assert frames[:, 0, 0, 0, 0].tolist() == [10, 11, 12, 14] and codes[:, 1, 0].tolist() == [1, 1, 1, 0]
-    assert "1 of 4 segments still repeat after 5 attempts" in capsys.readouterr().out
+    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_samples", drawn)
+    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_with_codes", again)
+    frames, codes = without_repetition(None, task, clips, 10, 2, most=5)
+    each = [[1, 2, 3], [2, 3], [3], [3]]
+    assert asked == [(10, 2), *zip((11, 12, 13, 14), each, strict=True), *zip((61, 62, 63, 64), each, strict=True)]
+    assert frames[:, :, 0, 0, 0, 0].tolist() == [[10, 10], [11, 61], [12, 62], [14, 64]]
+    assert codes[:, :, 1, 0].tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
+    assert capsys.readouterr().out.count("1 of 4 segments still repeat after 5 attempts") == 2
 
 
 @pytest.mark.parametrize("kind,tokenizer", [("single_step", "frame"), ("multi_step", "compressive")])
@@ -207,23 +218,23 @@ def test_a_kept_clip_is_tokenised_once_and_alike(profile, stages, monkeypatch, k
 
 
 def test_scores_of_several_samples_are_averaged(profile, stages, monkeypatch):
-    """Sample s of seed 7 (7, 57, 107) is grey 0.1, 0.6 or 0.35 brighter than black and repeats in the first only."""
+    """A segment's samples are grey 0.1, 0.6 and 0.35 brighter than black; the first one repeats."""
     task = make_task(profile, stages["data"], stages["compressive"], "multi_step")
     clips = segments_of(profile, stages["data"], task, 2)
     black = torch.zeros_like(task.truth(clips))
-    grey, asked = {7: 0.1, 57: 0.6, 107: 0.35}, []
+    grey, asked = torch.tensor([0.1, 0.6, 0.35]), []
 
-    def predicted(_model, _task, some, *, seed, temperature, **_):
-        asked.append((seed, temperature))
-        codes = torch.zeros(len(some), 2, 1, dtype=torch.long)
-        codes[:, 1] = int(seed != 7)
-        return black[: len(some)] + grey[seed], codes
+    def drawn(_model, _task, some, samples, *, seed, temperature, **_):
+        asked.append((seed, samples, temperature))
+        codes = torch.zeros(len(some), samples, 2, 1, dtype=torch.long)
+        codes[:, 1:, 1] = 1
+        return black[:, None] + grey[:samples].view(1, -1, 1, 1, 1, 1), codes
 
-    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_with_codes", predicted)
+    monkeypatch.setattr("rlvr_lib.evaluation.video.predict_samples", drawn)
     monkeypatch.setattr(task, "truth", lambda clips: black)
     seven = profile.model_copy(update={"seed": 7})
     scores = evaluate_kind({"base": None}, task, clips, seven, perceptual("squeeze"), samples=3).set_index("model")
-    assert asked[:3] == [(7, 1.0), (57, 1.0), (107, 1.0)] and [seed for seed, _ in asked[3:]] == [7, 7]
+    assert asked == [(7, 3, 1.0), (7, 1, 0.7), (7, 1, 0)]
     assert scores.loc["base", "mae"].tolist() == pytest.approx([0.35, 0.35], abs=1e-6)
     assert scores.loc["base", "mse"].tolist() == pytest.approx([(0.01 + 0.36 + 0.1225) / 3] * 2, abs=1e-6)
     assert scores.loc["base", "repetition"].tolist() == pytest.approx([1 / 3] * 2)

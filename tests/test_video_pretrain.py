@@ -14,6 +14,7 @@ from rlvr_lib.training.video_pretrain import (
     ContextSequences,
     FrameSequences,
     OnlineSequences,
+    predict_samples,
     predict_with_codes,
     pretrain,
 )
@@ -198,6 +199,20 @@ def test_predictions_are_frames_and_codes(task, episodes):
     assert frames.shape == task.truth(clips).shape and codes.shape == (*frames.shape[:2], task.layout.tokens)
     again, _ = predict_with_codes(toy_model(task), task, clips, top_k=5, seed=1, batch=1)
     assert torch.equal(frames, again)
+
+
+def test_samples_of_a_clip_share_its_prompt(task, episodes):
+    """Greedily all are what one sample is, in whatever batches; with noise they are samples of their own."""
+    clips = list(held_out_clips(episodes, task.clip_frames, 2, task.has_context))
+    model = toy_model(task)
+    frames, codes = predict_with_codes(model, task, clips, temperature=0.0)
+    for batch in (1, 4, 100):
+        many, ids = predict_samples(model, task, clips, 3, temperature=0.0, batch=batch)
+        assert many.shape == (len(clips), 3, *frames.shape[1:]) and ids.shape == (len(clips), 3, *codes.shape[1:])
+        assert torch.equal(ids, codes[:, None].expand_as(ids))
+        assert torch.allclose(many, frames[:, None].expand_as(many), atol=1e-5)
+    _, ids = predict_samples(model, task, clips, 3, seed=1)
+    assert not torch.equal(ids[:, 0], ids[:, 1]) and not torch.equal(ids[:, 1], ids[:, 2])
 
 
 def test_too_short_episodes_are_drawn_again_or_padded(episodes):

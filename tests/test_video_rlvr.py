@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from toy_video import toy_model
+from toy_video import Squares, toy_model
 from transformers import LlamaForCausalLM
 
 from rlvr_lib.artifacts import UserError
@@ -20,19 +20,6 @@ from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 
 G = 4
 WEIGHTS = {"mae": 1.0, "lpips": 0.5, "mse": 2.0, "psnr": 0.01, "ssim": 0.25}
-
-
-class Squares(torch.nn.Module):
-    """A distance with features, simple enough to check by hand: mean squared difference."""
-
-    def features(self, frames):
-        return [frames]
-
-    def compare(self, pairs):
-        return (pairs[0][0] - pairs[0][1]).square().mean((-3, -2, -1))
-
-    def forward(self, truth, prediction):
-        return (truth - prediction).square().mean((-3, -2, -1))
 
 
 def settings(**changes) -> VideoRLVR:

@@ -24,8 +24,8 @@ def train(kind: str, folder: Path, steps: int) -> None:
     import rlvr_lib  # noqa: F401  (first: makes torchvision importable beside a CPU torch)
 
     # isort: split
-    from test_video_rlvr import WEIGHTS, Squares, settings
-    from toy_video import BINS, TOY, toy_model
+    from test_video_rlvr import WEIGHTS, settings
+    from toy_video import BINS, TOY, Squares, toy_model
 
     from rlvr_lib.profile_schema_video import RewardWeights
     from rlvr_lib.tokens.compressive_tokenizer import CompressiveTokenizer

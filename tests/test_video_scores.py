@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from toy_video import Squares
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.cli import main
@@ -18,11 +19,6 @@ from rlvr_lib.worlds.perceptual import Perceptual
 from rlvr_lib.worlds.video_clips import Clip
 
 SIZE = {"height": 16, "width": 16, "widths": [8, 8], "encoder_blocks": 1, "decoder_blocks": 1, "latent": 8}
-
-
-class Squares(torch.nn.Module):
-    def forward(self, truth, prediction):
-        return (truth - prediction).square().mean((1, 2, 3))
 
 
 SQUARES = Perceptual("squares", Squares())

@@ -18,6 +18,19 @@ TOY |= {"levels": [3, 3], "groups": 4}
 BINS = ActionBins([-1, -1], [1, 1], bins=8)
 
 
+class Squares(torch.nn.Module):
+    """A distance with features, simple enough to check by hand: mean squared difference."""
+
+    def features(self, frames):
+        return [frames]
+
+    def compare(self, pairs):
+        return (pairs[0][0] - pairs[0][1]).square().mean((-3, -2, -1))
+
+    def forward(self, truth, prediction):
+        return (truth - prediction).square().mean((-3, -2, -1))
+
+
 def make_episodes(folder: Path) -> None:
     """Eight episodes of noise, the same every time."""
     folder.mkdir(exist_ok=True)

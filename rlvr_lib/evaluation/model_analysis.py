@@ -16,14 +16,14 @@ import torch
 from rlvr_lib.artifacts import Stage, atomic_write_text
 from rlvr_lib.evaluation.action_trials import obedience, unusual_scores
 from rlvr_lib.evaluation.best_of import sampled_scores
-from rlvr_lib.evaluation.video import COOLER, load_world_model, sample_seeds, segments_of
-from rlvr_lib.evaluation.video_scores import segment_scores
+from rlvr_lib.evaluation.video import COOLER, load_world_model, segments_of
+from rlvr_lib.evaluation.video_scores import group_scores
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import MetricsLog, say
 from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.rlvr_variants import KIND, Variant, run_variants, variant_stage
 from rlvr_lib.training.video import make_task
-from rlvr_lib.training.video_pretrain import predict
+from rlvr_lib.training.video_pretrain import predict_samples
 from rlvr_lib.training.video_stages import base_folder, tokenizer_folder, video_stage
 from rlvr_lib.worlds.drawer_trials import make_trials
 from rlvr_lib.worlds.drawers import recording_for
@@ -156,9 +156,8 @@ def _metric_rewards(folder: Path, profile: Profile, models: Mapping[str, Path]) 
     with task.keeping():
         for name, path in models.items():
             model = load_world_model(path.parent, profile)
-            drawn = [predict(model, task, clips, seed=seed, **options) for seed in sample_seeds(profile.seed, samples)]
-            parts = [segment_scores(truth, frames, distance) for frames in drawn]
-            scores = sum(parts[1:], parts[0]) / samples
+            frames, _ = predict_samples(model, task, clips, samples, seed=profile.seed, **options)
+            scores = pd.DataFrame({key: one.mean(1) for key, one in group_scores(truth, frames, distance).items()})
             tables.append(scores.assign(model=name, segment=range(len(clips))))
             say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
     _write(folder / "metric_rewards.csv", pd.concat(tables, ignore_index=True))

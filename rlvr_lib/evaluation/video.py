@@ -20,7 +20,7 @@ from rlvr_lib.progress import say
 from rlvr_lib.tokens.video_task import MultiStepTask, VideoTask
 from rlvr_lib.training.baselines import Baseline, load_baseline, predict_next
 from rlvr_lib.training.video import KINDS, make_task, open_episodes
-from rlvr_lib.training.video_pretrain import predict_with_codes
+from rlvr_lib.training.video_pretrain import predict_samples, predict_with_codes
 from rlvr_lib.worlds.perceptual import Perceptual, perceptual
 from rlvr_lib.worlds.video_clips import Clip, cut, held_out_clips
 from rlvr_lib.worlds.video_metrics import repeats
@@ -142,6 +142,11 @@ def evaluate_kind(
         repeated = [float("nan")] * len(clips) if still is None else still.astype(float)
         return segment_scores(truth, frames, distance).assign(repetition=repeated)
 
+    def averaged(frames: torch.Tensor, codes: torch.Tensor) -> pd.DataFrame:
+        pairs = zip(frames.unbind(1), codes.unbind(1), strict=True)
+        parts = [scored(one, ends_still(task, clips, ids)) for one, ids in pairs]
+        return sum(parts[1:], parts[0]) / len(parts)
+
     def add(name: str, scores: pd.DataFrame) -> None:
         rows.append(scores.assign(model=name, segment=range(len(clips)), moving=moves))
         say(f"{task.layout.kind}, {name}: {distance.name} {scores[distance.name].mean():.4f}")
@@ -152,18 +157,11 @@ def evaluate_kind(
     ways = ("", settings.temperature, samples), (f", temperature {COOLER}", COOLER, 1), (", greedy", 0, 1)
     for name, model in models.items():
         for suffix, temperature, count in ways[:1] if name in LONGER.values() else ways:
-            parts = []
-            for seed in sample_seeds(profile.seed, count):
-                frames, codes = predict_with_codes(model, task, clips, seed=seed, temperature=temperature, **options)
-                parts.append(scored(frames, ends_still(task, clips, codes)))
-            add(f"{name}{suffix}", sum(parts[1:], parts[0]) / count)
+            how = {"seed": profile.seed, "temperature": temperature, **options}
+            add(f"{name}{suffix}", averaged(*predict_samples(model, task, clips, count, **how)))
     for name, model in [*models.items()][:1] if rejection else []:
         options["temperature"] = settings.temperature
-        parts = []
-        for seed in sample_seeds(profile.seed, samples):
-            frames, codes = without_repetition(model, task, clips, seed, **options)
-            parts.append(scored(frames, ends_still(task, clips, codes)))
-        add(f"{name}{REJECTION}", sum(parts[1:], parts[0]) / samples)
+        add(f"{name}{REJECTION}", averaged(*without_repetition(model, task, clips, profile.seed, samples, **options)))
     for other in baselines:
         seeds = sample_seeds(profile.seed, samples if other.random else 1)
         parts = [scored(predict_next(other, task.bins, clips, seed, settings.batch), None) for seed in seeds]
@@ -177,22 +175,31 @@ def sample_seeds(seed: int, samples: int) -> range:
 
 
 def without_repetition(
-    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], seed: int, most: int = ATTEMPTS, **options: Any
+    model: LlamaForCausalLM,
+    task: VideoTask,
+    clips: Sequence[Clip],
+    seed: int,
+    samples: int,
+    most: int = ATTEMPTS,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames and codes of the first sample of each segment that does not end standing still (F.3).
+    """Frames and codes [n, S, ...] of each segment's samples, those that end standing still drawn again (F.3).
 
-    Attempt j draws with seed + j. The paper sets no limit; after ``most`` attempts we keep the last one and say so.
+    The first attempt is :func:`predict_samples`'s; attempt j of sample s draws with seed + 50 s + j. The paper sets no
+    limit; after ``most`` attempts we keep the last one and say so.
     """
-    frames, codes = predict_with_codes(model, task, clips, seed=seed, **options)
-    still = np.flatnonzero(ends_still(task, clips, codes))
-    for attempt in range(1, most):
-        if not len(still):
-            break
-        again = [clips[place] for place in still]
-        frames[still], codes[still] = predict_with_codes(model, task, again, seed=seed + attempt, **options)
-        still = still[ends_still(task, again, codes[still])]
-    if len(still):
-        say(f"repetition rejection: {len(still)} of {len(clips)} segments still repeat after {most} attempts")
+    frames, codes = predict_samples(model, task, clips, samples, seed=seed, **options)
+    for number, first in enumerate(sample_seeds(seed, samples)):
+        still = np.flatnonzero(ends_still(task, clips, codes[:, number]))
+        for attempt in range(1, most):
+            if not len(still):
+                break
+            again = [clips[place] for place in still]
+            drawn, ids = predict_with_codes(model, task, again, seed=first + attempt, **options)
+            frames[still, number], codes[still, number] = drawn, ids
+            still = still[ends_still(task, again, ids)]
+        if len(still):
+            say(f"repetition rejection: {len(still)} of {len(clips)} segments still repeat after {most} attempts")
     return frames, codes
 
 

@@ -5,7 +5,7 @@ intervals are over segments. Reference rows tell what a number means (F.6): the 
 last seen frame, raw and through the tokenizer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +33,19 @@ def segment_scores(truth: Tensor, prediction: Tensor, perceptual: Perceptual) ->
     """Frames [n, K, 3, H, W] twice -> one row per segment: mse, mae, psnr, ssim, and the perceptual metric by name."""
     if truth.shape != prediction.shape:
         raise UserError(f"truth {list(truth.shape)} and prediction {list(prediction.shape)} must have one shape")
-    metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**FRAME_METRICS, perceptual.name: perceptual}
-    rows: dict[str, list[float]] = {name: [] for name in metrics}
-    with torch.no_grad():
-        for first in range(0, len(truth), CHUNK):
-            pair = truth[first : first + CHUNK].float(), prediction[first : first + CHUNK].float().clamp(0, 1)
-            for name, metric in metrics.items():
-                rows[name] += metric(*pair).mean(-1).tolist()
-    return pd.DataFrame(rows)
+    return pd.DataFrame({name: one[:, 0] for name, one in group_scores(truth, prediction[:, None], perceptual).items()})
 
 
 def group_scores(truth: Tensor, predictions: Tensor, perceptual: Perceptual) -> dict[str, np.ndarray]:
     """Frames [n, K, 3, H, W] and G predictions of each [n, G, K, 3, H, W] -> each metric's mean over K, [n, G]."""
-    metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**FRAME_METRICS, perceptual.name: perceptual}
+    parts, step = [], max(1, CHUNK // predictions.shape[1])
     with torch.no_grad():
-        pairs = [
-            (one[None].expand_as(group).float(), group.float().clamp(0, 1))
-            for one, group in zip(truth, predictions, strict=True)
-        ]
-        return {
-            name: np.stack([metric(*pair).mean(-1).double().cpu().numpy() for pair in pairs])
-            for name, metric in metrics.items()
-        }
+        for first in range(0, len(truth), step):
+            some, groups = truth[first : first + step].float(), predictions[first : first + step].float().clamp(0, 1)
+            values = {name: metric(some[:, None].expand_as(groups), groups) for name, metric in FRAME_METRICS.items()}
+            values[perceptual.name] = perceptual.to_group(some, groups, exact=True)
+            parts.append({name: value.mean(-1).double().cpu().numpy() for name, value in values.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def metric_columns(frame: pd.DataFrame) -> list[str]:

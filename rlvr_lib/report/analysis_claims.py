@@ -5,6 +5,7 @@ Differences are in hundredths of the metric (PSNR in dB), paired over the same h
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rlvr_lib.evaluation.best_of import per_segment
@@ -39,15 +40,23 @@ def larger_groups(evidence: Evidence) -> Outcome:
 
 
 def group_difference(frame: pd.DataFrame, key: str, small: int, large: int, seed: int) -> Interval:
-    """``large`` minus ``small`` where both have spent equally much of ``key``: the last validation within what every
-    training reached, mean over training seeds, paired over segments."""
+    """``large`` minus ``small`` where both have spent equally much of ``key``: as much as every training reached, on
+    the line between the validations around it; mean over training seeds, paired over segments."""
     most = frame.groupby(["size", "seed"])[key].max().min()
     found = []
     for size in (small, large):
-        rows = frame[(frame["size"] == size) & (frame[key] <= most * 1.001)]
-        last = rows[rows["step"] == rows.groupby("seed")["step"].transform("max")]
-        found.append(last.groupby("segment")["lpips"].mean().to_numpy(float))
+        trainings = frame[frame["size"] == size].groupby("seed")
+        found.append(np.mean([validation_at(one, key, most) for _, one in trainings], axis=0))
     return paired_difference(found[0], found[1], seed)
+
+
+def validation_at(training: pd.DataFrame, key: str, spent: float) -> np.ndarray:
+    """What a training's segments had come to when it had spent so much of ``key``, [segments]."""
+    curves, costs = (
+        training.pivot(index="step", columns="segment", values="lpips"),
+        training.groupby("step")[key].first(),
+    )
+    return np.array([np.interp(spent, costs, curves[segment]) for segment in curves])
 
 
 @claim("C10")

@@ -48,16 +48,21 @@ def figure4b(rows: pd.DataFrame, metric: str, path: Path | str | None = None) ->
         most = points.groupby(["size", "seed"])[key].max().min()  # what every training reached
         for colour, (size, some) in zip(LINES, points.groupby("size"), strict=False):
             for _, one in some.groupby("seed"):
-                within = one[one[key] <= most * 1.001]
-                ax.plot(within[key], within["lpips"], color=colour, alpha=0.3, linewidth=0.9)
-            mean = some.groupby("step")[[key, "lpips"]].mean()
-            mean = mean[mean[key] <= most * 1.001]
-            ax.plot(mean[key], mean["lpips"], color=colour, marker="o", markersize=3, label=f"G = {size}")
+                ax.plot(*_until(one, key, most), color=colour, alpha=0.3, linewidth=0.9)
+            mean = some.groupby("step", as_index=False)[[key, "lpips"]].mean()
+            ax.plot(*_until(mean, key, most), color=colour, marker="o", markersize=3, label=f"G = {size}")
         ax.set_title(title)
         ax.set_xlabel({"prompts": "prompts", "samples": "rollouts", "seconds": "seconds of training"}[key])
     panels[0].set_ylabel(f"{metric}, held-out")
     panels[-1].legend()
     return _saved(figure, path)
+
+
+def _until(rows: pd.DataFrame, key: str, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """A curve up to ``most``, its end on the line between the validations around it."""
+    x, y = rows[key].to_numpy(float), rows["lpips"].to_numpy(float)
+    at = np.append(x[x < most], most)
+    return at, np.interp(at, x, y)
 
 
 def figure4c(changes: pd.DataFrame, path: Path | str | None = None) -> Figure:

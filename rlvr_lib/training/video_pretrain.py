@@ -169,26 +169,38 @@ def predict(
 
 
 def predict_with_codes(
+    model: LlamaForCausalLM, task: VideoTask, clips: Sequence[Clip], **options: Any
+) -> tuple[Tensor, Tensor]:
+    """The same with the codes of the predicted frames, int64 [n, K, N]; options as above."""
+    frames, codes = predict_samples(model, task, clips, 1, **options)
+    return frames[:, 0], codes[:, 0]
+
+
+def predict_samples(
     model: LlamaForCausalLM,
     task: VideoTask,
     clips: Sequence[Clip],
+    samples: int,
     *,
     temperature: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
     batch: int = 32,
 ) -> tuple[Tensor, Tensor]:
-    """The same with the codes of the predicted frames, int64 [n, K, N]."""
+    """``samples`` predictions per clip, frames float32 [n, S, K, 3, H, W] in [0, 1] and codes int64 [n, S, K, N].
+
+    A clip's prompt is read once for all its samples; about ``batch`` predictions are drawn together.
+    """
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    frames, codes = [], []
-    for first in range(0, len(clips), batch):
-        part = clips[first : first + batch]
+    step, frames, codes = max(1, batch // samples), [], []
+    for first in range(0, len(clips), step):
+        part = clips[first : first + step]
         prompt, given = task.prompt(part).to(model.device), task.given(part)
         given = None if given is None else given.to(model.device)
-        options = {"temperature": temperature, "top_k": top_k, "generator": generator}
-        response = sample_response(model, task.layout, prompt, given, **options)
-        frames.append(task.decode(prompt, response))
-        codes.append(task.layout.predicted(response))
+        options = {"group": samples, "temperature": temperature, "top_k": top_k, "generator": generator}
+        groups = sample_response(model, task.layout, prompt, given, **options).unflatten(0, (len(part), samples))
+        frames.append(task.decode_groups(prompt, groups))
+        codes.append(task.layout.predicted(groups.flatten(0, 1)).unflatten(0, groups.shape[:2]))
     return torch.cat(frames), torch.cat(codes)
 
 

@@ -53,13 +53,18 @@ class Perceptual(nn.Module):
             return self.distance(first, second).reshape(truth.shape[:-3])
 
     @torch.no_grad()
-    def to_group(self, truth: Tensor, predictions: Tensor) -> Tensor:
+    def to_group(self, truth: Tensor, predictions: Tensor, exact: bool = False) -> Tensor:
         """Truth [P, K, 3, H, W] against G predictions of it [P, G, K, 3, H, W] -> [P, G, K], the truth read once.
 
-        For training rewards: on a GPU LPIPS takes its features in bfloat16 (what follows them stays float32).
+        For training rewards: on a GPU LPIPS takes its features in bfloat16 (what follows them stays float32). ``exact``
+        is for tables: there it is :meth:`forward`, truth after truth.
         """
         if truth.shape != predictions[:, 0].shape:
             raise ValueError(f"no group of predictions: {tuple(truth.shape)} and {tuple(predictions.shape)}")
+        if exact and truth.is_cuda:
+            return torch.stack(
+                [self(one.expand_as(group), group) for one, group in zip(truth, predictions, strict=True)]
+            )
         shape = predictions.shape[:3]
         with torch.autocast(truth.device.type, enabled=False):
             first = self.distance.features(truth.flatten(0, 1).float())
