@@ -353,6 +353,13 @@ def test_export_for_reference(profile):
         export_reference(profile)
     full_run(profile)
     build_report(profile)
+    for place in ("pusht/real2sim_evaluation/episodes.csv", "pusht/real2sim_evaluation.previous/episodes.csv"):
+        path = runs_folder(profile) / place
+        path.parent.mkdir(parents=True)
+        path.write_text("success\n1.0\n")
+    for name in ("00_tour.html", "00_tour.ipynb"):
+        (report_folder(profile) / "notebooks").mkdir(exist_ok=True)
+        (report_folder(profile) / "notebooks" / name).write_text("<p>executed</p>")
     stale = report_folder(profile).parent / "reference" / "scores" / "old.csv"
     stale.parent.mkdir(parents=True)
     stale.write_text("old")
@@ -360,7 +367,10 @@ def test_export_for_reference(profile):
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert {"report.html", "report.md", "claims.csv", "tables/table1_text_games.tex"} <= files
     assert {"figures/text_game_curves.png", "scores/text_game_evaluation/rlvr_binary.csv"} <= files
-    assert not stale.exists() and not [name for name in files if name.endswith(".pdf")]
+    assert {"notebooks/00_tour.html", "scores/pusht/real2sim_evaluation/episodes.csv"} <= files
+    assert not stale.exists() and not [
+        name for name in files if name.endswith((".pdf", ".ipynb")) or "previous" in name
+    ]
 
 
 def test_tables_of_a_rebuilt_report_are_equal(profile, no_figures):

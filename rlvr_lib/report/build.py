@@ -358,7 +358,8 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
 
 
 def export_reference(profile: "Profile", name: str = "reference") -> Path:
-    """Copy a finished report (pages, claims, tables, PNG figures) and its per-case scores to reports/``name``.
+    """Copy a finished report (pages, claims, tables, figures without PDFs, executed notebooks as HTML) and its per-case
+    scores to reports/``name``.
 
     Replaces what a former export left there. UserError when there is no report, or it is a smoke run.
     """
@@ -368,12 +369,14 @@ def export_reference(profile: "Profile", name: str = "reference") -> Path:
         raise UserError(f"{source}/report.html does not exist; run rlvr reproduce --profile {profile.name} first")
     if profile.name == "smoke":
         raise UserError("a smoke run's numbers mean nothing; export another profile's report")
-    for part in ("tables", "figures", "scores"):
+    for part in ("tables", "figures", "notebooks", "scores"):
         shutil.rmtree(target / part, ignore_errors=True)
     chosen = [source / name for name in ("report.html", "report.md", "claims.csv")]
-    chosen += [*sorted(source.glob("tables/*")), *sorted(source.glob("figures/*.png"))]
+    for pattern in ("tables/*", "figures/*.png", "figures/*.gif", "notebooks/*.html"):
+        chosen += sorted(source.glob(pattern))
     for path in chosen:
         atomic_write_bytes(target / path.relative_to(source), path.read_bytes())
-    for path in sorted([*runs.glob("*_evaluation/*.csv"), *runs.glob(f"{agent_tables.STAGE}/*.csv")]):
-        atomic_write_bytes(target / "scores" / path.parent.name / path.name, path.read_bytes())
+    for pattern in ("*_evaluation/*.csv", "*/*_evaluation/*.csv", f"{agent_tables.STAGE}/*.csv"):
+        for path in sorted(runs.glob(pattern)):
+            atomic_write_bytes(target / "scores" / path.relative_to(runs), path.read_bytes())
     return target
