@@ -114,12 +114,15 @@ def domain_profile(profile: Profile, domain: str) -> Profile:
         **{"source": domain if recorded else "dino_wm", "root": own.root, "ranges": "measured"},
         **{"episodes": own.episodes, "frame_every": own.frame_every, "jitter": False, "crop": False},
     }
+    evaluation = profile.video.evaluation
+    samples = evaluation.samples.model_copy(update={"single_step": shared.samples})
     parts = {
         "data": profile.video.data.model_copy(update=data),
         "frame_tokenizer": shared.frame_tokenizer,
         "single_step": shared.single_step.model_copy(update={"context": own.context}),
         "single_step_rlvr": shared.single_step_rlvr,
         "real2sim": shared.real2sim,
+        "evaluation": evaluation.model_copy(update={"samples": samples}),
     }
     update = {"name": f"{profile.name}/{domain}", "video": profile.video.model_copy(update=parts)}
     return profile.model_copy(update=update)

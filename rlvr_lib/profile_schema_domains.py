@@ -30,6 +30,7 @@ class Domains(Section):
     width: Count = Field(description="Columns of a frame; DINO-WM: 224 (spec A.3).")
     test_every: Count = Field(description="One episode in so many is test; DINO-WM: 10 (spec A.3).", ge=2)
     test_segments: Count = Field(description="Test segments evaluated at most, one per test episode. Our choice.")
+    samples: Count = Field(description="Samples of each test segment, their scores averaged; spec F.2: 1. Our choice.")
     workers: Count = Field(description="Processes that record. Our choice.")
     pusht: DomainData = Field(description="PushT: an agent pushes a T (spec A.3).")
     rope: DomainData = Field(description="Rope, pushed about (spec A.3).")

@@ -66,12 +66,17 @@ def metric_variants(profile: Profile) -> dict[str, Variant]:
                 "reward": {name: float(name == metric) for name in METRICS},
                 **{"steps": settings.steps, "prompts_per_step": settings.prompts_per_step},
                 **{"prompts_per_update": settings.prompts_per_step, "group_size": settings.group_size},
-                "evaluate_every": settings.steps,
+                **{"evaluate_every": settings.steps, "evaluate_segments": 1},  # their table is made afterwards
                 "sequences_per_micro_batch": settings.prompts_per_step * settings.group_size,
             },
         )
         for metric in METRICS
     }
+
+
+def train_variants(profile: Profile) -> dict[str, Path]:
+    """All trainings of :func:`group_sizes` and :func:`metric_rewards`, the longest first, side by side on a CPU."""
+    return run_variants(profile, [*metric_variants(profile).values(), *group_size_variants(profile)])
 
 
 def best_of_n(profile: Profile) -> tuple[Stage, Path]:
@@ -212,4 +217,5 @@ __all__ = [
     "group_sizes",
     "metric_rewards",
     "metric_variants",
+    "train_variants",
 ]

@@ -9,6 +9,7 @@ from rlvr_lib.artifacts import Stage, atomic_write_text
 from rlvr_lib.evaluation.real2sim import simulate
 from rlvr_lib.evaluation.real2sim_dreams import dream
 from rlvr_lib.profile import Profile
+from rlvr_lib.side_by_side import side_by_side
 from rlvr_lib.training.picture_policies import make_policies
 from rlvr_lib.training.released import policy_world
 from rlvr_lib.training.success_judge import make_judge
@@ -66,6 +67,17 @@ def run_real2sim(profile: Profile, part: str) -> Path:
         return stage.run(simulate, profile=profile, data=data, **folders)
     model = _model(profile, part)
     return stage.run(dream, profile=profile, data=data, tokenizer=tokenizer, model=model, name=MODELS[part], **folders)
+
+
+def run_dreams(profile: Profile) -> dict[str, Path]:
+    """Both world models, side by side on a CPU: the folder of ``base`` and of ``rlvr``."""
+    left = sum(real2sim_stage(profile, part).state()[0] != "done" for part in MODELS)
+    return dict(zip(MODELS, side_by_side(_dream_in, profile, list(MODELS), left), strict=True))
+
+
+def _dream_in(profile: Profile, part: str) -> Path:
+    profile.seed_everything()
+    return run_real2sim(profile, part)
 
 
 def collect(folder: Path, profile: Profile, inputs: dict[str, Path]) -> dict[str, Any]:

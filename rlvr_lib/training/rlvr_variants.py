@@ -4,10 +4,8 @@ Each variant is a stage of its own (``video_variant_<name>``) and starts from th
 trained side by side with one thread each.
 """
 
-import multiprocessing
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from rlvr_lib.artifacts import Stage
 from rlvr_lib.profile import Profile
 from rlvr_lib.profile_schema_video import VideoRLVR
+from rlvr_lib.side_by_side import side_by_side
 from rlvr_lib.training.video_rlvr import make_video_rlvr
 from rlvr_lib.training.video_stages import base_folder, tokenizer_folder, video_stage
 
@@ -52,15 +51,8 @@ def variant_stage(profile: Profile, variant: Variant) -> Stage:
 def run_variants(profile: Profile, variants: Sequence[Variant]) -> dict[str, Path]:
     """Train what is not there yet; the folder of each variant by its name."""
     left = sum(variant_stage(profile, one).state()[0] != "done" for one in variants)
-    jobs = min(profile.threads, left) if profile.torch_device() == "cpu" else 1
-    if jobs > 1:
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            return dict(pool.map(_named, [profile.model_copy(update={"threads": 1})] * len(variants), variants))
-    return dict(_named(profile, one) for one in variants)
-
-
-def _named(profile: Profile, variant: Variant) -> tuple[str, Path]:
-    return variant.name, _run(profile, variant)
+    folders = side_by_side(_run, profile, variants, left)
+    return {one.name: folder for one, folder in zip(variants, folders, strict=True)}
 
 
 def _run(profile: Profile, variant: Variant) -> Path:

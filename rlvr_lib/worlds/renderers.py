@@ -73,6 +73,7 @@ class EglRenderer:
         import mujoco
 
         model.vis.quality.shadowsize = SHADOW_MAP
+        model.vis.global_.offwidth, model.vis.global_.offheight = width, height  # 640 x 480 cost a twelfth of a frame
         self.renderer, self.camera, self.options = mujoco.Renderer(model, height, width), camera, mujoco.MjvOption()
         self.options.sitegroup[:] = 0
 
