@@ -106,18 +106,17 @@ def load_judge(folder: Path, profile: Profile) -> SuccessJudge:
 
 
 def train_judge(net: PictureNet, data: LabelledFrames, settings: Any, seed: int) -> None:
-    """Logistic regression on top of the network; done frames, which are rare, weigh as much as the others together.
+    """Logistic regression on top of the network. Done frames are rare and weigh no more for that: with a weight the
+    judge took nearly done for done (docs/tried.md).
 
     Frames are blurred and made noisy at random, as those of a tokenizer are.
     """
-    done = float(data.labels.mean())
-    weight = torch.tensor((1 - done) / done if 0 < done < 1 else 1.0)
     rng = np.random.default_rng(seed)
 
     def loss(picked: NDArray[np.int64]) -> Tensor:
         frames = worsened(to_float(data.frames[picked]), rng)
         logits = net(frames, data.tasks[picked])[:, 0]
-        return functional.binary_cross_entropy_with_logits(logits, data.labels[picked], pos_weight=weight)
+        return functional.binary_cross_entropy_with_logits(logits, data.labels[picked])
 
     fit(net, loss, len(data.frames), settings, seed, "judge of success")
 
