@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rlvr_lib.artifacts import UserError, sha256_of
+from rlvr_lib.artifacts import ROOT, UserError, sha256_of
 from rlvr_lib.evaluation.statistics import Interval
 from rlvr_lib.profile import load_profile
 from rlvr_lib.report import figures
-from rlvr_lib.report.build import build_report, claims_of, export_reference, report_folder, runs_folder, table1_of
+from rlvr_lib.report.build import build_report, claims_of, report_folder, runs_folder, table1_of
 from rlvr_lib.report.claims import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -24,6 +24,7 @@ from rlvr_lib.report.claims import (
     evaluate_claims,
     verdict,
 )
+from rlvr_lib.report.export import export_reference
 from rlvr_lib.report.formats import latex_text, markdown_text
 from rlvr_lib.report.html import render_html
 from rlvr_lib.report.scores import LABELS, load_scores, read_scores
@@ -359,7 +360,7 @@ def test_export_for_reference(profile):
         path.write_text("success\n1.0\n")
     for name in ("00_tour.html", "00_tour.ipynb"):
         (report_folder(profile) / "notebooks").mkdir(exist_ok=True)
-        (report_folder(profile) / "notebooks" / name).write_text("<p>executed</p>")
+        (report_folder(profile) / "notebooks" / name).write_text(f"<p>executed in {ROOT}/notebooks, {ROOT}</p>")
     stale = report_folder(profile).parent / "reference" / "scores" / "old.csv"
     stale.parent.mkdir(parents=True)
     stale.write_text("old")
@@ -367,6 +368,7 @@ def test_export_for_reference(profile):
     files = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
     assert {"report.html", "report.md", "claims.csv", "tables/table1_text_games.tex"} <= files
     assert {"figures/text_game_curves.png", "scores/text_game_evaluation/rlvr_binary.csv"} <= files
+    assert (target / "notebooks" / "00_tour.html").read_text() == "<p>executed in notebooks, .</p>"
     assert {"notebooks/00_tour.html", "scores/pusht/real2sim_evaluation/episodes.csv"} <= files
     assert not stale.exists() and not [
         name for name in files if name.endswith((".pdf", ".ipynb")) or "previous" in name

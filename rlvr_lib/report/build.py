@@ -1,10 +1,9 @@
 """The report of a run: one page with a verdict per claim, every table and figure beside the paper's numbers.
 
 ``build_report`` works from whatever exists under ``runs/<profile>`` and names what is missing, so it can be called
-after every stage; ``export_reference`` copies a report and its per-case scores to ``reports/reference``.
+after every stage; :mod:`rlvr_lib.report.export` copies a report and its scores to ``reports/reference``.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from rlvr_lib.artifacts import UserError, atomic_write_bytes, atomic_write_text
+from rlvr_lib.artifacts import atomic_write_text
 from rlvr_lib.evaluation.repetition import repetition_curve
 from rlvr_lib.progress import MetricsLog
 from rlvr_lib.provenance import provenance
@@ -355,28 +354,3 @@ def _video_figures(report: Report, runs: Path, folder: Path) -> list[tuple[Path,
         words = "Repetition by frame, under fresh noise and under the noise that the released evaluator shares."
         drawn.append((path.with_suffix(".png"), words))
     return drawn
-
-
-def export_reference(profile: "Profile", name: str = "reference") -> Path:
-    """Copy a finished report (pages, claims, tables, figures without PDFs, executed notebooks as HTML) and its per-case
-    scores to reports/``name``.
-
-    Replaces what a former export left there. UserError when there is no report, or it is a smoke run.
-    """
-    source, runs = report_folder(profile), runs_folder(profile)
-    target = Path(profile.reports_dir) / name
-    if not (source / "report.html").exists():
-        raise UserError(f"{source}/report.html does not exist; run rlvr reproduce --profile {profile.name} first")
-    if profile.name == "smoke":
-        raise UserError("a smoke run's numbers mean nothing; export another profile's report")
-    for part in ("tables", "figures", "notebooks", "scores"):
-        shutil.rmtree(target / part, ignore_errors=True)
-    chosen = [source / name for name in ("report.html", "report.md", "claims.csv")]
-    for pattern in ("tables/*", "figures/*.png", "figures/*.gif", "notebooks/*.html"):
-        chosen += sorted(source.glob(pattern))
-    for path in chosen:
-        atomic_write_bytes(target / path.relative_to(source), path.read_bytes())
-    for pattern in ("*_evaluation/*.csv", "*/*_evaluation/*.csv", f"{agent_tables.STAGE}/*.csv"):
-        for path in sorted(runs.glob(pattern)):
-            atomic_write_bytes(target / "scores" / path.relative_to(runs), path.read_bytes())
-    return target
