@@ -8,18 +8,19 @@ from typing import Any
 from rlvr_lib.profile import Profile
 
 
-def side_by_side(work: Callable[[Profile, Any], Any], profile: Profile, items: Sequence[Any], left: int) -> list[Any]:
-    """``work(profile, item)`` of every item, in order; ``left`` of them are more than looking up what is there.
+def side_by_side(work: Callable[[Profile, Any], Any], items: Sequence[tuple[Profile, Any]], left: int) -> list[Any]:
+    """``work(profile, item)`` of every pair, in order; ``left`` of them are more than looking up what is there.
 
-    On a CPU as many of these at a time as the profile has threads, each in a process whose profile has one thread;
-    ``work`` must be importable. Elsewhere one after another.
+    On a CPU as many of these at a time as the first profile has threads, each in a process whose profile has one
+    thread; ``work`` must be importable. Elsewhere one after another.
     """
-    jobs = min(profile.threads, left) if profile.torch_device() == "cpu" else 1
+    profile = items[0][0] if items else None
+    jobs = min(profile.threads, left) if profile is not None and profile.torch_device() == "cpu" else 1
     if jobs <= 1:
-        return [work(profile, item) for item in items]
-    single = profile.model_copy(update={"threads": 1})
+        return [work(*pair) for pair in items]
+    single = [(own.model_copy(update={"threads": 1}), item) for own, item in items]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, [single] * len(items), items))
+        return list(pool.map(work, *zip(*single, strict=True)))
 
 
 __all__ = ["side_by_side"]

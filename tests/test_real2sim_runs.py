@@ -1,12 +1,14 @@
 """Policies in simulators and in dreams: who begins where, which rows come of it, what a second run keeps."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.evaluation import real2sim
+from rlvr_lib.evaluation import real2sim, real2sim_stages
 from rlvr_lib.evaluation.real2sim import FILMED, REAL, film_path, load_film, simulate, starts_of
 from rlvr_lib.evaluation.real2sim_dreams import Case, Watching, dream_rows
 from rlvr_lib.profile import load_profile
@@ -173,3 +175,11 @@ def test_dreamt_rows_hold_verdicts_and_oddities(profile, episodes):
 def test_recordings_without_a_note_are_told(tmp_path):
     with pytest.raises(UserError, match=r"recording\.json"):
         real2sim.recording_of(tmp_path)
+
+
+def test_parts_of_several_worlds_come_back_by_world(profile, monkeypatch):
+    worlds = [profile, profile.model_copy(update={"name": "smoke/pusht"})]
+    monkeypatch.setattr(real2sim_stages, "run_real2sim", lambda own, part: Path(own.name) / part)
+    first, second = real2sim_stages.run_parts(worlds, ["policies", "judge"])
+    assert first == {"policies": Path("smoke/policies"), "judge": Path("smoke/judge")}
+    assert second == {"policies": Path("smoke/pusht/policies"), "judge": Path("smoke/pusht/judge")}

@@ -15,7 +15,7 @@ def told(profile, item):
 @pytest.mark.parametrize(("threads", "left", "apart"), [(2, 2, True), (1, 2, False), (2, 1, False), (2, 0, False)])
 def test_work_keeps_its_order_and_its_threads(threads, left, apart):
     profile = load_profile("smoke", overrides=f"threads={threads}")
-    found = side_by_side(told, profile, ["a", "b", "c"], left)
+    found = side_by_side(told, [(profile, one) for one in ("a", "b", "c")], left)
     assert [item for item, _, _ in found] == ["a", "b", "c"]
     assert all((pid != os.getpid()) == apart for _, _, pid in found)
     assert {own for _, own, _ in found} == {1 if apart else threads}

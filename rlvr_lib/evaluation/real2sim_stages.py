@@ -1,5 +1,6 @@
 """The stages of Real2Sim: policies, judge, simulators, two world models, and all their episodes in one table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,21 @@ def run_real2sim(profile: Profile, part: str) -> Path:
     return stage.run(dream, profile=profile, data=data, tokenizer=tokenizer, model=model, name=MODELS[part], **folders)
 
 
+def run_parts(profiles: Sequence[Profile], parts: Sequence[str]) -> list[dict[str, Path]]:
+    """``parts`` that do not need each other, for every profile, side by side on a CPU; their folders by part."""
+    pairs = [(profile, part) for part in parts for profile in profiles]
+    left = sum(real2sim_stage(*pair).state()[0] != "done" for pair in pairs)
+    folders = iter(side_by_side(_run_part, pairs, left))
+    by_part = [[next(folders) for _ in profiles] for _ in parts]
+    return [dict(zip(parts, own, strict=True)) for own in zip(*by_part, strict=True)]
+
+
 def run_dreams(profile: Profile) -> dict[str, Path]:
     """Both world models, side by side on a CPU: the folder of ``base`` and of ``rlvr``."""
-    left = sum(real2sim_stage(profile, part).state()[0] != "done" for part in MODELS)
-    return dict(zip(MODELS, side_by_side(_dream_in, profile, list(MODELS), left), strict=True))
+    return run_parts([profile], list(MODELS))[0]
 
 
-def _dream_in(profile: Profile, part: str) -> Path:
+def _run_part(profile: Profile, part: str) -> Path:
     profile.seed_everything()
     return run_real2sim(profile, part)
 

@@ -51,7 +51,7 @@ def variant_stage(profile: Profile, variant: Variant) -> Stage:
 def run_variants(profile: Profile, variants: Sequence[Variant]) -> dict[str, Path]:
     """Train what is not there yet; the folder of each variant by its name."""
     left = sum(variant_stage(profile, one).state()[0] != "done" for one in variants)
-    folders = side_by_side(_run, profile, variants, left)
+    folders = side_by_side(_run, [(profile, one) for one in variants], left)
     return {one.name: folder for one, folder in zip(variants, folders, strict=True)}
 
 
