@@ -53,6 +53,9 @@ class VisualTokenizer(Section):
     warmup: Whole = Field(description="Warm-up updates; spec B.4: 5 000.")
     grad_clip: Positive = Field(description="Gradient norm limit; spec B.4: 1.0.")
     perceptual_weight: NotNegative = Field(description="Weight of LPIPS beside L1; spec B.4: 1.0.")
+    perceptual_loss: Literal["lpips", "ms_ssim"] = Field(
+        default="lpips", description="Perceptual part; spec B.4: LPIPS. 1 - MS-SSIM draws flat pictures better."
+    )
     adversary_weight: NotNegative = Field(description="Weight of the adversary's term; spec B.4: 0.1. 0: no adversary.")
     adversary_start: Whole = Field(description="Iteration at which the adversary starts; spec B.4: 10 000.")
     penalty_weight: NotNegative = Field(description="Weight of the gradient penalty; spec B.4: 10.")

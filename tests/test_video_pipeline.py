@@ -25,6 +25,7 @@ from rlvr_lib.report.video_widgets import other_actions
 from rlvr_lib.training.video import (
     CONTROLS,
     KINDS,
+    _train_tokenizer,
     make_task,
     make_tokenizer,
     open_episodes,
@@ -73,6 +74,20 @@ def test_scores_of_every_row(profile, stages, tmp_path):
         assert frame[facts["metric"]].notna().all()
     data = table3(scores, profile.seed, "").data
     assert set(data["task"]) == set(KINDS) and (data["n"] == 2).all()
+
+
+def test_a_tokenizer_learns_by_the_loss_that_is_asked_for(profile, stages, tmp_path):
+    """The perceptual part of the loss may be 1 - MS-SSIM; held-out frames are measured by the metric."""
+    facts = {}
+    for loss in ("lpips", "ms_ssim"):
+        asked = profile.video.frame_tokenizer.model_copy(update={"perceptual_loss": loss})
+        own = profile.model_copy(update={"video": profile.video.model_copy(update={"frame_tokenizer": asked})})
+        facts[loss] = _train_tokenizer(tmp_path / loss, own, stages["data"], "frame", 2)
+    metric = perceptual(profile.video.metric).name
+    assert {loss: one["perceptual_loss"] for loss, one in facts.items()} == {"lpips": metric, "ms_ssim": "1 - MS-SSIM"}
+    assert all(one["metric"] == metric for one in facts.values())
+    alike = facts["lpips"]["validation_l1"] == facts["ms_ssim"]["validation_l1"]
+    assert alike == (metric == "1 - MS-SSIM"), "other gradients, other weights"
 
 
 def test_the_liveliest_clip_is_held_out_and_changes_most(profile, stages):

@@ -25,7 +25,7 @@ from rlvr_lib.tokens.world_model import Size, world_model
 from rlvr_lib.training.released import released_video, take_released_video
 from rlvr_lib.training.video_pretrain import ContextSequences, FrameSequences, OnlineSequences, pretrain
 from rlvr_lib.training.video_tokenizers import TokenizerTraining, reconstruct
-from rlvr_lib.worlds.perceptual import perceptual
+from rlvr_lib.worlds.perceptual import perceptual, structural_distance
 from rlvr_lib.worlds.recorders import RECORDERS
 from rlvr_lib.worlds.video_clips import ClipSource, held_out_clips
 from rlvr_lib.worlds.video_episodes import EpisodeSet
@@ -140,11 +140,12 @@ def _train_tokenizer(folder: Path, profile: Profile, data: Path, kind: str, iter
         again = again.float().clamp(0, 1)
         return {"l1": float((truth - again).abs().mean()), "perceptual": float(distance(truth, again).mean())}
 
+    loss = structural_distance(device) if settings.perceptual_loss == "ms_ssim" else distance
     run = TokenizerTraining(
         new_tokenizer(profile, kind),
         settings,
         source,
-        distance,
+        loss,
         folder,
         seed=profile.seed,
         device=device,
@@ -154,7 +155,8 @@ def _train_tokenizer(folder: Path, profile: Profile, data: Path, kind: str, iter
     )
     facts = run.run()
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return {**facts, "parameters": sum(value.numel() for value in run.tokenizer.parameters()), "metric": distance.name}
+    facts |= {"parameters": sum(value.numel() for value in run.tokenizer.parameters())}
+    return {**facts, "metric": distance.name, "perceptual_loss": loss.name}
 
 
 def make_task(profile: Profile, data: Path, tokenizer: Path, kind: str) -> VideoTask:

@@ -85,8 +85,13 @@ def perceptual(net: str = "squeeze", device: str = "cpu") -> Perceptual:
     weights = trunk_weights(net)
     if weights is None:
         say(f"FALLBACK: no {net} trunk for LPIPS on this machine (rlvr doctor says where to put it); using {FALLBACK}")
-        return Perceptual(FALLBACK, MultiScaleDissimilarity()).to(device)
+        return structural_distance(device)
     return Perceptual(NAMES[net], _Lpips(net, weights)).to(device)
+
+
+def structural_distance(device: str = "cpu") -> Perceptual:
+    """1 - MS-SSIM in [0, 1] under that name: what stands in for LPIPS, or what a tokenizer is asked to learn by."""
+    return Perceptual(FALLBACK, MultiScaleDissimilarity()).to(device)
 
 
 class _Lpips(nn.Module):
