@@ -20,6 +20,8 @@ from rlvr_lib.training import released
 from rlvr_lib.training.baselines import BASELINES, baseline_stage, load_baseline, make_baseline, run_baseline
 from rlvr_lib.training.video import open_episodes
 from rlvr_lib.training.video_stages import DOMAIN_PARTS, run_video_stage, train_and_release
+from rlvr_lib.worlds.recorders import RECORDERS, one_episode
+from rlvr_lib.worlds.video_episodes import load_episode
 
 BETTER = {"mse": -0.002, "mae": -0.01, "psnr": 0.8, "ssim": 0.02, "LPIPS-Squeeze": -0.01}
 
@@ -107,6 +109,19 @@ def test_every_stage_is_seen_by_status_report_and_table(profile, rope):
         assert stage_of(changed, name, read_json(runs / name / "done.json")).state()[0] == "stale"
     expected = 100 * scores.loc[scores["model"] == "copy last frame", "mse"].mean()
     assert rows.loc["copy last frame", "mse"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("source", RECORDERS)
+def test_one_episode_is_that_of_the_set(source, profile, tmp_path, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)  # another test may have set it
+    own = profile if source == "drawers" else domain_profile(profile, source)
+    settings = own.video.data.model_copy(update={"episodes": 2})
+    RECORDERS[source](tmp_path, own.seed, settings)
+    written = [load_episode(path) for path in sorted(tmp_path.rglob("*.npz"))]
+    assert len(written) == 2
+    made = one_episode(settings, own.seed, number=1)
+    assert (made.frames == written[1].frames).all() and (made.actions == written[1].actions).all()
+    assert not (made.frames.shape == written[0].frames.shape and (made.frames == written[0].frames).all())
 
 
 def test_a_domains_weights_are_released_and_refused_where_they_do_not_fit(profile, rope, tmp_path, monkeypatch):

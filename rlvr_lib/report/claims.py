@@ -183,7 +183,7 @@ def evaluate_claims(runs: Path, seed: int) -> list[Claim]:
 def _judge(name: str, entry: dict, evidence: Evidence) -> Claim:
     known = {"id": name, "statement": entry["statement"], "paper": entry["paper"]}
     if name not in REGISTRY:
-        return Claim(**known, verdict=NOT_RUN, why="comes with a later part")
+        return Claim(**known, verdict=NOT_RUN, why="nobody judges it here")
     try:
         parts, why = REGISTRY[name](evidence)
     except UserError as error:

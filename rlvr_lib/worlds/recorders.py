@@ -3,6 +3,7 @@
 A recorder takes the folder of a set, the seed and the profile's ``video.data``, and returns facts of the set.
 """
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from rlvr_lib.profile_schema_video import VideoData
 from rlvr_lib.worlds.deformables import record_material
-from rlvr_lib.worlds.drawers import record_set, recording_for
+from rlvr_lib.worlds.drawers import prepare_worker, record_number, record_set, recording_for
 from rlvr_lib.worlds.pusht import GENERATOR as PUSHT_GENERATOR
 from rlvr_lib.worlds.pusht import record_pusht
 from rlvr_lib.worlds.recording import record_episodes
@@ -61,3 +62,17 @@ TABLETOP: dict[str, tuple[Callable[[TabletopRecording, int], Episode], int, str,
     "granular": (record_material, 20, "moved", "granular: discs in pymunk, seen from above, instead of DINO-WM's FleX"),
 }
 RECORDERS: dict[str, Recorder] = {"drawers": _drawers, **dict.fromkeys(TABLETOP, _tabletop)}
+
+
+def one_episode(settings: VideoData, seed: int, number: int = 0) -> Episode:
+    """Episode ``number`` of the set that ``settings`` and ``seed`` describe; nothing is kept on disk.
+
+    Robot drawers are drawn in a process of their own, as MuJoCo reads its OpenGL settings when it is first imported.
+    """
+    if settings.source == "drawers":
+        recording = recording_for(seed, settings.height, settings.width, settings.frame_every)
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1, initializer=prepare_worker, initargs=(recording.renderer,)) as pool:
+            return pool.apply(record_number, (recording, number))
+    record, frames, *_ = TABLETOP[settings.source]
+    return record(tabletop_recording(seed, settings, frames), number)
