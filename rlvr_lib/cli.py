@@ -170,10 +170,15 @@ def _settings(given: argparse.Namespace) -> int:
 
 def _release(given: argparse.Namespace) -> int:
     from rlvr_lib.training.video_stages import DOMAIN_PARTS, TRAINED, train_and_release
+    from rlvr_lib.worlds.perceptual import trunk_weights
 
     profile = _profile(given)
     if given.domain:
         profile = domain_profile(profile, given.domain)
+    if trunk_weights(profile.video.metric) is None:  # a run may fall back; what is released would hide it
+        raise UserError(
+            f"no LPIPS-{profile.video.metric} here, so nothing is released: rlvr doctor says where its trunk goes"
+        )
     profile.seed_everything()
     parts = given.only.split(",") if given.only else (DOMAIN_PARTS if given.domain else TRAINED)
     for folder in train_and_release(profile, parts, told_command(sys.argv[1:]), given.jobs):

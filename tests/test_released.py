@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlvr_lib.artifacts import UserError
-from rlvr_lib.cli import told_command
+from rlvr_lib.cli import main, told_command
 from rlvr_lib.evaluation import web_pages
 from rlvr_lib.evaluation.text_games import answer_all, score_cases
 from rlvr_lib.profile import load_profile
@@ -19,9 +19,10 @@ from rlvr_lib.tokens.frame_tokenizer import FrameTokenizer
 from rlvr_lib.tokens.text_game_task import TextGameTask, compact_prompt
 from rlvr_lib.tokens.text_tokenizer import load_tokenizer
 from rlvr_lib.tokens.web_page_task import perfect_answer
-from rlvr_lib.training import released
+from rlvr_lib.training import released, video_stages
 from rlvr_lib.training.web_page_data import RECORDED
 from rlvr_lib.training.web_pages import make_task
+from rlvr_lib.worlds import perceptual
 from rlvr_lib.worlds.drawers import record_set, recording_for
 from rlvr_lib.worlds.pusht import PushTScene
 from rlvr_lib.worlds.text_game_data import crawl_transitions
@@ -86,6 +87,19 @@ def test_a_told_command_leaves_out_where_runs_lie():
     assert told_command(words) == "rlvr release --jobs 2 --overrides threads=1"
     assert told_command(["release", "--overrides", "runs_dir=/somewhere", "--only", "x"]) == "rlvr release --only x"
     assert told_command(["release", "--overrides", "a=1 b=2"]) == "rlvr release --overrides 'a=1 b=2'"
+
+
+def test_nothing_is_released_that_was_trained_with_the_fallback(monkeypatch, capsys):
+    monkeypatch.setattr(perceptual, "trunk_weights", lambda net: None)
+    trained = []
+    monkeypatch.setattr(video_stages, "train_and_release", lambda *given: trained.append(given) or [])
+    with pytest.raises(SystemExit):
+        main(["release", "--profile", "smoke"])
+    assert not trained and "no LPIPS-squeeze" in "".join(capsys.readouterr())
+    monkeypatch.setattr(perceptual, "trunk_weights", lambda net: {})
+    with pytest.raises(SystemExit) as ended:
+        main(["release", "--profile", "smoke"])
+    assert ended.value.code == 0 and len(trained) == 1
 
 
 def test_damaged_weights_are_refused(tmp_path, monkeypatch):
