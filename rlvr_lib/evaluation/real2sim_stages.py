@@ -74,9 +74,8 @@ def run_parts(profiles: Sequence[Profile], parts: Sequence[str]) -> list[dict[st
     """``parts`` that do not need each other, for every profile, side by side on a CPU; their folders by part."""
     pairs = [(profile, part) for part in parts for profile in profiles]
     left = sum(real2sim_stage(*pair).state()[0] != "done" for pair in pairs)
-    folders = iter(side_by_side(_run_part, pairs, left))
-    by_part = [[next(folders) for _ in profiles] for _ in parts]
-    return [dict(zip(parts, own, strict=True)) for own in zip(*by_part, strict=True)]
+    folders = side_by_side(_run_part, pairs, left)
+    return [dict(zip(parts, folders[place :: len(profiles)], strict=True)) for place in range(len(profiles))]
 
 
 def run_dreams(profile: Profile) -> dict[str, Path]:
