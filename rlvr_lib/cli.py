@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _release(given: argparse.Namespace) -> int:
 def told_command(words: Sequence[str]) -> str:
     """What was run, for a manifest; without the setting where runs lie, which is one machine's and decides nothing."""
     kept = [" ".join(part for part in word.split(" ") if not part.startswith("runs_dir=")) for word in words]
-    pairs = zip(kept, [*kept[1:], None], strict=True)
+    pairs = zip_longest(kept, kept[1:])
     return shlex.join(["rlvr", *(word for word, after in pairs if word and not (word == "--overrides" and not after))])
 
 

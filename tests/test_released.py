@@ -86,6 +86,7 @@ def test_a_told_command_leaves_out_where_runs_lie():
     words = ["release", "--jobs", "2", "--overrides", "threads=1 runs_dir=/somewhere/runs"]
     assert told_command(words) == "rlvr release --jobs 2 --overrides threads=1"
     assert told_command(["release", "--overrides", "runs_dir=/somewhere", "--only", "x"]) == "rlvr release --only x"
+    assert told_command([]) == "rlvr"  # called from Python, as tests do
     assert told_command(["release", "--overrides", "a=1 b=2"]) == "rlvr release --overrides 'a=1 b=2'"
 
 
