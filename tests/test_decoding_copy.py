@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from rlvr_lib.training.decoding_batch import Batch
 from rlvr_lib.training.decoding_copy import decoding_model
 from rlvr_lib.training.generation import sample, sampling_mode
 
@@ -83,6 +84,21 @@ def test_sampled_ids_are_those_of_the_model_itself(name, monkeypatch):
     found = ids()
     monkeypatch.setattr("rlvr_lib.training.generation.decoding_model", lambda model: model)
     assert found == ids() and len({tuple(one) for one in found}) > 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_leave_the_last_layer_by_their_last_token(name):
+    """Prompts of unequal lengths, padded in one pass: the model's own logits, from one row a prompt behind the last
+    layer's keys and values."""
+    model, prompts = made(name), [[2, 7], [3, 1, 4], [1, 5, 9, 2, 6]]
+    copy, passed = decoding_model(model), []
+    for layer in copy.get_decoder().layers:
+        layer.mlp.register_forward_pre_hook(lambda module, inputs: passed.append(inputs[0].shape[:-1].numel()))
+    with torch.no_grad(), sampling_mode(copy):
+        batch = Batch(copy, prompts, 1, prefill_tokens=100)
+    expected = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
+    torch.testing.assert_close(batch.logits, torch.stack(expected), **CLOSE)
+    assert passed == [15, 3]
 
 
 def test_models_that_it_is_not_for_sample_as_they_are():

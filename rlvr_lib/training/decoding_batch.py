@@ -28,10 +28,13 @@ class _Layer:
 
 
 class Prefill:
-    """Attention while prompts are read: causal, and every layer's keys and values are put away."""
+    """Attention while prompts are read: causal, and every layer's keys and values are put away.
 
-    def __init__(self, batch: "Batch", first: int, count: int, length: int):
-        self.batch, self.first, self.count, self.length = batch, first, count, length
+    ``last`` [n]: the places of the prompts' last tokens, the only ones whose output is read; None: that is not said.
+    """
+
+    def __init__(self, batch: "Batch", first: int, last: Tensor | None = None):
+        self.batch, self.first, self.last = batch, first, last
 
     def attend(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         self.batch.store_prefix(module.layer_idx, self.first, key, value)
@@ -39,6 +42,14 @@ class Prefill:
         gqa = query.shape[1] != key.shape[1]
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=gqa)
         return out.transpose(1, 2)
+
+    def attend_last(self, module, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """The same for queries (n, heads, 1, width) of the last tokens alone."""
+        self.batch.store_prefix(module.layer_idx, self.first, key, value)
+        seen = torch.arange(key.shape[2], device=key.device) <= self.last[:, None]
+        mask = None if bool(seen.all()) else seen[:, None, None]
+        gqa = query.shape[1] != key.shape[1]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=gqa)
 
 
 class Batch:
@@ -73,9 +84,7 @@ class Batch:
                 ids[row, : len(prompt)] = torch.as_tensor(prompt)
             last = self.lengths[first : first + count, None] - 1
             positions = torch.arange(length, device=self.device)[None]
-            logits.append(
-                self._forward(ids.to(self.device), positions, last, Prefill(self, first, count, length))[:, 0]
-            )
+            logits.append(self._forward(ids.to(self.device), positions, last, Prefill(self, first, last[:, 0]))[:, 0])
             first += count
         return torch.cat(logits)
 

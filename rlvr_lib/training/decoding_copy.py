@@ -3,14 +3,15 @@
 A decoding pass multiplies some dozens of rows by every weight; on a CPU more than half of its time goes around the many
 small products of matrices, not into them. The copy makes one product of queries, keys and values, and one of gate and
 up; its weights are stored by input, the order that the product of few rows reads fastest. Its parameters are views of
-the joint buffers, so a refresh before each rollout copies numbers and nothing else. Results are the model's up to
-round-off.
+the joint buffers, so a refresh before each rollout copies numbers and nothing else. While prompts are read, the last
+layer makes keys and values of all tokens and the rest of the last one only. Results are the model's up to round-off.
 """
 
 from types import MethodType
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 
@@ -74,6 +75,8 @@ def _side_by_side(model: nn.Module) -> nn.Module:
         elif kind.endswith("Attention"):
             _join(module, ("q_proj", "k_proj", "v_proj"))
             module.forward = MethodType(_attention, module)
+    last = copy.get_decoder().layers[-1]
+    last.forward = MethodType(_last_layer, last)
     for module in copy.modules():
         if type(module) is nn.Linear and not getattr(module, "joint", False):
             _by_input(module)
@@ -121,12 +124,38 @@ def _attention(
     rows, new, _ = hidden_states.shape
     heads = _product(hidden_states, self).view(rows, new, -1, self.head_dim).transpose(1, 2)
     values = self.v_proj.weight.shape[0] // self.head_dim
-    turning = heads[:, :-values]
-    cosine, sine = (x[:, None] for x in position_embeddings)
-    first, second = turning.chunk(2, -1)
-    turned = (turning * cosine).addcmul_(torch.cat([-second, first], -1), sine)
+    turned = _turned(heads[:, :-values], *(x[:, None] for x in position_embeddings))
     out = shared_prompt.attend(self, turned[:, :-values], turned[:, -values:], heads[:, -values:], self.scaling)
     return self.o_proj(out.reshape(rows, new, -1)), None
+
+
+def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary positions of queries or keys [..., width]."""
+    first, second = heads.chunk(2, -1)
+    return (heads * cosine).addcmul_(torch.cat([-second, first], -1), sine)
+
+
+def _last_layer(
+    self: nn.Module, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], shared_prompt, **rest
+) -> Tensor:
+    """While prompts are read only their last tokens leave the last layer; what stands at the others is not read."""
+    last = getattr(shared_prompt, "last", None)
+    if last is None:
+        options = {"position_embeddings": position_embeddings, "shared_prompt": shared_prompt, **rest}
+        return type(self).forward(self, hidden_states, **options)
+    attention, normed, rows = self.self_attn, self.input_layernorm(hidden_states), torch.arange(len(last))
+    width, queries = attention.head_dim, attention.q_proj.weight.shape[0]
+    query = F.linear(normed[rows, last], attention.q_proj.weight, attention.q_proj.bias).unflatten(-1, (-1, width))
+    pair = normed @ attention.together[:, queries:]
+    if attention.shifts is not None:
+        pair += attention.shifts[queries:]
+    key, value = pair.unflatten(-1, (-1, width)).transpose(1, 2).chunk(2, 1)
+    here = (x.expand(len(last), -1, -1)[rows, last, None] for x in position_embeddings)
+    query, key = _turned(query, *here), _turned(key, *(x[:, None] for x in position_embeddings))
+    out = shared_prompt.attend_last(attention, query[:, :, None], key, value, attention.scaling)
+    ends = hidden_states[rows, last] + attention.o_proj(out.flatten(1))
+    hidden_states[rows, last] = ends + self.mlp(self.post_attention_layernorm(ends))
+    return hidden_states
 
 
 __all__ = ["decoding_model"]

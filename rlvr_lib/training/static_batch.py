@@ -108,7 +108,7 @@ class StaticBatch:
         count = max(1, budget // self.plan.prompt)
         for first in range(0, self.plan.groups, count):
             part = prompts[first : first + count].to(self.device)
-            hook = Prefill(self, first, len(part), self.plan.prompt)
+            hook = Prefill(self, first)
             logits = self._forward(part, positions, hook).repeat_interleave(self.plan.group, 0)
             self.logits[first * self.plan.group :][: len(logits)] = logits
         if uniforms is not None:

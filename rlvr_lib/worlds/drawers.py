@@ -35,6 +35,7 @@ NOISE = 0.2  # standard deviation of the noise on each move
 AFTER_SUCCESS = 3  # frames still recorded
 CAMERA = {"lookat": (0.0, 0.70, 0.10), "distance": 0.8, "azimuth": 160.0, "elevation": -25.0}
 UNSEEN = ("pedestal", "right_arm_base_link", "head", "right_l0", "right_l1", "right_l2", "right_l3")
+UNDER_TABLE = ("torso", "pedestal_feet", "controller_box", "mocap", "screen")  # behind what is seen, or see-through
 NOT_DRAWN = 5  # a geom group that no renderer draws
 
 
@@ -59,7 +60,7 @@ class DrawerScene:
             raise UserError(f"drawers: no task {task!r}; there are {', '.join(TASKS)}")
         self.task, self.recording = task, recording
         self.env = _environment(task)
-        _hide(self.env.model, UNSEEN)
+        _hide(self.env.model, (*UNSEEN, *UNDER_TABLE))
         import mujoco
 
         eye = mujoco.MjvCamera()
@@ -107,9 +108,9 @@ def _environment(task: str) -> Any:
 
 
 def _hide(model: Any, bodies: tuple[str, ...]) -> None:
-    """Take the shapes of bodies behind the camera out of the picture: 42 000 of 68 000 triangles, and faint shadows."""
+    """Take shapes that no picture shows out of drawing: 42 000 of 68 000 triangles, and faint shadows."""
     for geom in range(model.ngeom):
-        if model.body(model.geom_bodyid[geom]).name in bodies:
+        if model.body(model.geom_bodyid[geom]).name in bodies or model.geom_rgba[geom, 3] == 0:
             model.geom_group[geom] = NOT_DRAWN
 
 

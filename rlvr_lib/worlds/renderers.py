@@ -76,6 +76,7 @@ class EglRenderer:
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height  # 640 x 480 cost a twelfth of a frame
         self.renderer, self.camera, self.options = mujoco.Renderer(model, height, width), camera, mujoco.MjvOption()
         self.options.sitegroup[:] = 0
+        self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False  # nothing in view reflects
 
     def frame(self, data: Any) -> NDArray[np.uint8]:
         self.renderer.update_scene(data, self.camera, self.options)
