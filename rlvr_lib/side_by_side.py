@@ -1,10 +1,9 @@
 """Independent pieces of work on a CPU: several at a time, one thread each, beat one after another with all threads."""
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+from rlvr_lib.processes import executor
 from rlvr_lib.profile import Profile
 
 
@@ -19,8 +18,8 @@ def side_by_side(work: Callable[[Profile, Any], Any], items: Sequence[tuple[Prof
     if jobs <= 1:
         return [work(*pair) for pair in items]
     single = [(own.model_copy(update={"threads": 1}), item) for own, item in items]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(work, *zip(*single, strict=True)))
+    with executor(jobs) as processes:
+        return list(processes.map(work, *zip(*single, strict=True)))
 
 
 __all__ = ["side_by_side"]

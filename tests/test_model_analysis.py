@@ -7,11 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_video import Squares
+from toy_video import Squares, task, toy_model  # noqa: F401
 
 from rlvr_lib.artifacts import UserError
 from rlvr_lib.evaluation.action_trials import agreements, displacement
-from rlvr_lib.evaluation.best_of import best_of_curve, crossing, expected_best, per_segment, steps_of_n
+from rlvr_lib.evaluation.best_of import (
+    best_of_curve,
+    crossing,
+    expected_best,
+    per_segment,
+    sampled_scores,
+    steps_of_n,
+)
 from rlvr_lib.evaluation.model_analysis import METRICS, group_size_variants, metric_variants
 from rlvr_lib.evaluation.video_scores import group_scores, segment_scores
 from rlvr_lib.profile import load_profile
@@ -23,6 +30,7 @@ from rlvr_lib.worlds import drawer_trials
 from rlvr_lib.worlds.drawer_trials import ACTIONS, BEHAVIOURS, behaviour, branch, make_trials, trial
 from rlvr_lib.worlds.drawers import recording_for
 from rlvr_lib.worlds.perceptual import Perceptual
+from rlvr_lib.worlds.video_clips import Clip
 from rlvr_lib.worlds.video_metrics import FRAME_METRICS
 from rlvr_lib.worlds.video_segments import to_float
 
@@ -44,6 +52,22 @@ def test_a_hundred_samples_are_no_trouble():
     with pytest.raises(ValueError, match="best of 101"):
         expected_best(values, 101)
     assert steps_of_n(12) == [1, 2, 3, 5, 7, 10, 12] and steps_of_n(1) == [1]
+
+
+def test_a_part_of_the_segments_scores_as_among_all(task):  # noqa: F811
+    """Parts are sampled in processes of their own: a segment's random numbers follow from its number alone."""
+    model, distance, rng = toy_model(task), Perceptual("squares", Squares()), np.random.default_rng(5)
+    length = task.clip_frames + task.has_context
+    frames, actions = torch.rand(5, length, 3, 16, 16), rng.uniform(-1, 1, (5, length, 2)).astype(np.float32)
+    clips = [Clip(*pair) for pair in zip(frames, actions, strict=True)]
+    options = {"samples": 4, "distance": distance, "seed": 3}
+    whole = sampled_scores(model, task, clips, **options)
+    part = sampled_scores(model, task, clips[2:], first_clip=2, **options)
+    other = sampled_scores(model, task, clips[2:], **options)
+    for name, values in whole.items():
+        assert values.shape == (5, 4) and part[name] == pytest.approx(values[2:], rel=1e-5)
+    assert other["mse"] != pytest.approx(whole["mse"][2:], rel=1e-3)
+    assert whole["mse"].std(1).min() > 0  # samples of a segment differ
 
 
 def samples(first, spread, model, segments=40, count=20, seed=0):

@@ -77,17 +77,24 @@ def sampled_scores(
     distance: Perceptual,
     *,
     seed: int,
+    first_clip: int = 0,
     temperature: float = 1.0,
     top_k: int = 0,
     label: str = "best of N",
 ) -> dict[str, NDArray[np.float64]]:
-    """``samples`` predictions of every clip, scored: each metric [clips, samples], mean over a prediction's frames."""
-    generator = torch.Generator(device=model.device).manual_seed(seed)
+    """``samples`` predictions of every clip, scored: each metric [clips, samples], mean over a prediction's frames.
+
+    ``first_clip``: the first clip's number. A clip draws with random numbers of its own number, so that a part of the
+    clips scores as it would among all.
+    """
     step, parts = max(1, ROWS // samples), []
     for first in track(range(0, len(clips), step), -(-len(clips) // step), label, "batches"):
         some = clips[first : first + step]
         prompt, given = task.prompt(some), task.given(some)
-        options = {"temperature": temperature, "top_k": top_k, "generator": generator}
+        numbers = range(first_clip + first, first_clip + first + len(some))
+        drawn = [np.random.default_rng((seed, number)).random((samples, task.layout.response)) for number in numbers]
+        uniforms = torch.from_numpy(np.stack(drawn)).float().clamp(max=1 - 2**-24)  # float32 may round up to 1
+        options = {"temperature": temperature, "top_k": top_k, "uniforms": uniforms}
         ids = sample_response(model, task.layout, prompt.to(model.device), given, group=samples, **options)
         frames = task.decode_groups(prompt, ids.unflatten(0, (len(some), samples)))
         parts.append(group_scores(task.truth(some), frames, distance))

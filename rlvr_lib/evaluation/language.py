@@ -5,7 +5,6 @@ that tell how much of a gain is sharpening. Every model sees the same cases in t
 Text games and web pages differ in their task and in ``score``, which turns cases and answers into a table.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from rlvr_lib.artifacts import atomic_write_text
+from rlvr_lib.processes import pool
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.training.generation import sample
@@ -102,9 +102,8 @@ def _rows_of(
     if profile.torch_device() != "cpu" or min(profile.threads, len(work)) < 2:
         yield from map(_write_row, work)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(profile.threads, len(work)), initializer=_alone) as pool:
-        yield from pool.imap(_write_row, work)
+    with pool(min(profile.threads, len(work)), _alone) as processes:
+        yield from processes.imap(_write_row, work)
 
 
 def _alone() -> None:

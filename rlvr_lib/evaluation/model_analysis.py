@@ -20,6 +20,7 @@ from rlvr_lib.evaluation.video import COOLER, load_world_model, segments_of
 from rlvr_lib.evaluation.video_scores import group_scores
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import MetricsLog, say
+from rlvr_lib.side_by_side import side_by_side
 from rlvr_lib.tokens.video_task import VideoTask
 from rlvr_lib.training.rlvr_variants import KIND, Variant, run_variants, variant_stage
 from rlvr_lib.training.video import make_task
@@ -86,27 +87,38 @@ def best_of_n(profile: Profile) -> tuple[Stage, Path]:
 
 
 def _best_of_n(folder: Path, profile: Profile) -> dict[str, Any]:
-    task, settings = _task(profile), profile.analysis.best_of
-    clips = segments_of(profile, video_stage(profile, "data").folder, task, settings.segments)
-    distance, tables = perceptual(profile.video.metric, profile.torch_device()), []
-    folders, temperature = _models(profile), profile.video.evaluation.temperature
-    for name, folder_of, warmth in ((BASE, BASE, temperature), (COOL, BASE, COOLER), (TUNED, TUNED, temperature)):
+    settings = profile.analysis.best_of
+    count = len(segments_of(profile, video_stage(profile, "data").folder, _task(profile), settings.segments))
+    half = -(-count // 2)  # three models on two threads: in halves they come out even
+    parts = [(name, first, min(first + half, count)) for name in (BASE, COOL, TUNED) for first in range(0, count, half)]
+    work = [(profile, (folder / "parts" / f"{place}.csv", *part)) for place, part in enumerate(parts)]
+    tables = side_by_side(_sampled_part, work, sum(not path.exists() for _, (path, *_) in work))
+    _write(folder / "best_of.csv", pd.concat([table for table, _ in tables], ignore_index=True))
+    return {"metric": tables[0][1], "segments": count, "samples": settings.samples}
+
+
+def _sampled_part(profile: Profile, part: tuple[Path, str, int, int]) -> tuple[pd.DataFrame, str]:
+    """Rows of one model and a range of segments, kept in a file of their own; and the perceptual metric's name."""
+    path, name, first, end = part
+    distance, samples = perceptual(profile.video.metric, profile.torch_device()), profile.analysis.best_of.samples
+    if not path.exists():
+        task, settings = _task(profile), profile.video.evaluation
         scores = sampled_scores(
-            load_world_model(folders[folder_of].parent, profile),
+            load_world_model(_models(profile)[TUNED if name == TUNED else BASE].parent, profile),
             task,
-            clips,
-            settings.samples,
+            segments_of(profile, video_stage(profile, "data").folder, task, end)[first:],
+            samples,
             distance,
             seed=profile.seed,
-            temperature=warmth,
-            top_k=profile.video.evaluation.top_k,
-            label=f"best of N, {name}",
+            first_clip=first,
+            temperature=COOLER if name == COOL else settings.temperature,
+            top_k=settings.top_k,
+            label=f"best of N, {name}, segments {first} to {end - 1}",
         )
-        index = pd.MultiIndex.from_product([range(len(clips)), range(settings.samples)], names=["segment", "sample"])
+        index = pd.MultiIndex.from_product([range(first, end), range(samples)], names=["segment", "sample"])
         flat = {metric: values.ravel().round(6) for metric, values in scores.items()}
-        tables.append(pd.DataFrame(flat, index=index).reset_index().assign(model=name))
-    _write(folder / "best_of.csv", pd.concat(tables, ignore_index=True))
-    return {"metric": distance.name, "segments": len(clips), "samples": settings.samples}
+        _write(path, pd.DataFrame(flat, index=index).reset_index().assign(model=name))
+    return pd.read_csv(path), distance.name
 
 
 def group_sizes(profile: Profile) -> tuple[Stage, Path]:
@@ -153,20 +165,31 @@ def metric_rewards(profile: Profile) -> tuple[Stage, Path]:
 
 
 def _metric_rewards(folder: Path, profile: Profile, models: Mapping[str, Path]) -> dict[str, Any]:
-    task, settings = _task(profile), profile.video.evaluation
-    clips = segments_of(profile, video_stage(profile, "data").folder, task)
-    distance, truth, tables = perceptual(profile.video.metric, profile.torch_device()), task.truth(clips), []
-    options = {"temperature": settings.temperature, "top_k": settings.top_k, "batch": settings.batch}
-    samples = profile.analysis.metric_rewards.samples
-    with task.keeping():
-        for name, path in models.items():
-            model = load_world_model(path.parent, profile)
+    work = [(profile, (folder / "parts" / f"{name}.csv", name, path)) for name, path in models.items()]
+    tables = side_by_side(_rewarded_part, work, sum(not path.exists() for _, (path, *_) in work))
+    whole = pd.concat([table for table, _ in tables], ignore_index=True)
+    _write(folder / "metric_rewards.csv", whole)
+    facts = {"segments": whole["segment"].nunique(), "samples": profile.analysis.metric_rewards.samples}
+    return {"metric": tables[0][1], **facts}
+
+
+def _rewarded_part(profile: Profile, part: tuple[Path, str, Path]) -> tuple[pd.DataFrame, str]:
+    """Rows of one model, kept in a file of their own; and the perceptual metric's name."""
+    path, name, weights = part
+    distance = perceptual(profile.video.metric, profile.torch_device())
+    if not path.exists():
+        task, settings = _task(profile), profile.video.evaluation
+        clips = segments_of(profile, video_stage(profile, "data").folder, task)
+        options = {"temperature": settings.temperature, "top_k": settings.top_k, "batch": settings.batch}
+        samples = profile.analysis.metric_rewards.samples
+        with task.keeping():
+            model = load_world_model(weights.parent, profile)
             frames, _ = predict_samples(model, task, clips, samples, seed=profile.seed, **options)
-            scores = pd.DataFrame({key: one.mean(1) for key, one in group_scores(truth, frames, distance).items()})
-            tables.append(scores.assign(model=name, segment=range(len(clips))))
-            say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
-    _write(folder / "metric_rewards.csv", pd.concat(tables, ignore_index=True))
-    return {"metric": distance.name, "segments": len(clips), "samples": samples}
+        values = group_scores(task.truth(clips), frames, distance)
+        scores = pd.DataFrame({metric: one.mean(1) for metric, one in values.items()})
+        _write(path, scores.assign(model=name, segment=range(len(clips))))
+        say(f"rewarded with {name}: {distance.name} {scores[distance.name].mean():.4f}")
+    return pd.read_csv(path), distance.name
 
 
 def action_trials(profile: Profile) -> tuple[Stage, Path]:

@@ -5,7 +5,6 @@ real episodes are judged from their pictures as well, which shows what judging a
 and in world models (real2sim_dreams.py).
 """
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlvr_lib.artifacts import ROOT, UserError, atomic_write_bytes, atomic_write_text, read_json
+from rlvr_lib.processes import pool
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import track
 from rlvr_lib.training.picture_policies import FramePolicy, load_policies, policy_names
@@ -193,10 +193,10 @@ def _spread(work: _Work, parts: Sequence[Part], workers: int) -> Iterator[None]:
     """Play parts in processes of their own: OpenGL and MuJoCo read their settings when first imported."""
     if not parts:
         return
-    context = multiprocessing.get_context("spawn")
-    setting = {"initializer": prepare_worker, "initargs": (work.recording.renderer,)}
-    with context.Pool(min(workers, len(parts)), **(setting if isinstance(work.recording, Recording) else {})) as pool:
-        yield from pool.imap_unordered(work, parts)
+    drawn = isinstance(work.recording, Recording)
+    setting = (prepare_worker, (work.recording.renderer,)) if drawn else ()
+    with pool(min(workers, len(parts)), *setting) as processes:
+        yield from processes.imap_unordered(work, parts)
 
 
 def film_path(folder: Path, profile: Profile, policy: str, task: str) -> Path:

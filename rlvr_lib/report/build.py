@@ -98,18 +98,31 @@ def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
     report.weights = weights_text(report.stages)
     report.substitutions = list(dict.fromkeys(text for stage in report.stages for text in stage.substitutions))
     report.missing = [stage.problem for stage in report.stages if stage.problem]
-    report.tables = _tables(report, runs)
-    report.claims = _without_verdicts(evaluate_claims(runs, profile.seed), profile.name)
+    _write_tables(report, runs, profile, folder)
     report.figures = _figures(report, runs, folder / "figures")
     report.notebooks = sorted(path.name for path in folder.glob("notebooks/*.html"))
     report.provenance = provenance_text(provenance(threads=getattr(profile, "threads", None)))
     return _write(report, folder)
 
 
-def _write(report: Report, folder: Path) -> Path:
+def build_tables(profile: "Profile") -> Path:
+    """Write tables/ and claims.csv only, for a notebook to show; pages and figures are left to :func:`build_report`."""
+    runs, folder = runs_folder(profile), report_folder(profile)
+    report = Report(profile.name, profile.seed, stages=[*stage_records(runs), *domain_records(runs)])
+    report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
+    _write_tables(report, runs, profile, folder)
+    return folder / "tables"
+
+
+def _write_tables(report: Report, runs: Path, profile: "Profile", folder: Path) -> None:
+    report.tables = _tables(report, runs)
+    report.claims = _without_verdicts(evaluate_claims(runs, profile.seed), profile.name)
     for table in report.tables:
         write_table(table, folder / "tables")
     write_claims(report.claims, folder / "claims.csv")
+
+
+def _write(report: Report, folder: Path) -> Path:
     atomic_write_text(folder / "report.md", render_markdown(report))
     atomic_write_text(folder / "report.html", render_html(report))
     return folder / "report.html"

@@ -3,12 +3,11 @@
 Notebooks and ``rlvr release`` open the same stages here, so a stage made by one is loaded by the other.
 """
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rlvr_lib.artifacts import Stage, UserError
+from rlvr_lib.processes import executor
 from rlvr_lib.profile import Profile
 from rlvr_lib.training.released import (
     BASELINE_PARTS,
@@ -96,15 +95,14 @@ def train_and_release(profile: Profile, parts: Sequence[str], command: str, jobs
                 f"{start_key(part, profile)}: must be scratch to train what is released, as in laptop-weights"
             )
     run_video_stage(profile, "data")
-    context = multiprocessing.get_context("spawn")
     for wave in WAVES:
         chosen = [part for part in wave if part in parts]
         if len(chosen) < 2 or jobs < 2:
             for part in chosen:
                 _train(profile, part)
             continue
-        with ProcessPoolExecutor(min(jobs, len(chosen)), context) as pool:  # not Pool: they may have loaders
-            list(pool.map(_train, [profile] * len(chosen), chosen))
+        with executor(min(jobs, len(chosen))) as processes:  # they may have loaders
+            list(processes.map(_train, [profile] * len(chosen), chosen))
     return [release_video(profile, part, command) for part in known if part in parts]
 
 

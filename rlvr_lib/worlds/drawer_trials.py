@@ -3,15 +3,14 @@
 The simulator is the judge: what follows an action is simulated, not recorded, so every action has its true next frame.
 """
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlvr_lib.processes import executor
 from rlvr_lib.worlds.drawers import TASKS, DrawerScene, GradedPolicy, Recording, prepare_worker
 from rlvr_lib.worlds.video_clips import Clip
 from rlvr_lib.worlds.video_episodes import Episode
@@ -60,9 +59,9 @@ def make_trials(recording: Recording, episodes: int, histories: int, context: in
     An episode has ``context`` + 1 frames, a history ``context``.
     """
     jobs = [(task, recording, episodes, histories, context) for task in TASKS]
-    spawn = multiprocessing.get_context("spawn")  # OpenGL and MuJoCo read their settings when first imported
-    with ProcessPoolExecutor(min(workers, len(jobs)), spawn, prepare_worker, (recording.renderer,)) as pool:
-        parts = list(pool.map(_trials_of_task, jobs))
+    # OpenGL and MuJoCo read their settings when first imported
+    with executor(min(workers, len(jobs)), prepare_worker, (recording.renderer,)) as processes:
+        parts = list(processes.map(_trials_of_task, jobs))
     short = {kind: [episode for found, _ in parts for episode in found[kind]] for kind in BEHAVIOURS}
     return short, [one for _, found in parts for one in found]
 

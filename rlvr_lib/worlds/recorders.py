@@ -3,13 +3,13 @@
 A recorder takes the folder of a set, the seed and the profile's ``video.data``, and returns facts of the set.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlvr_lib.processes import pool
 from rlvr_lib.profile_schema_video import VideoData
 from rlvr_lib.worlds.deformables import record_material
 from rlvr_lib.worlds.drawers import prepare_worker, record_number, record_set, recording_for
@@ -71,8 +71,7 @@ def one_episode(settings: VideoData, seed: int, number: int = 0) -> Episode:
     """
     if settings.source == "drawers":
         recording = recording_for(seed, settings.height, settings.width, settings.frame_every)
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(1, initializer=prepare_worker, initargs=(recording.renderer,)) as pool:
-            return pool.apply(record_number, (recording, number))
+        with pool(1, prepare_worker, (recording.renderer,)) as processes:
+            return processes.apply(record_number, (recording, number))
     record, frames, *_ = TABLETOP[settings.source]
     return record(tabletop_recording(seed, settings, frames), number)

@@ -4,7 +4,6 @@ What an episode shows is the business of the simulators beside this file; a set 
 whatever order, because episode n depends on its settings and on n alone.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlvr_lib.artifacts import UserError, atomic_write_json, read_json
+from rlvr_lib.processes import pool
 from rlvr_lib.progress import say, track
 from rlvr_lib.worlds.video_episodes import Episode, load_episode, save_episode, write_manifest
 
@@ -69,9 +69,8 @@ def _spread(work: _Work, numbers: list[int], workers: int, prepare: Callable[[],
     if prepare is None and workers == 1:  # starting a process takes longer than a few episodes
         yield from map(work, numbers)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(numbers)), initializer=prepare) as pool:
-        yield from pool.imap_unordered(work, numbers, chunksize=4)
+    with pool(min(workers, len(numbers)), prepare) as processes:
+        yield from processes.imap_unordered(work, numbers, chunksize=4)
 
 
 def _whole(path: Path) -> bool:
