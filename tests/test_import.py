@@ -1,8 +1,11 @@
 """Importing rlvr_lib alone makes the training libraries importable, and nothing touches the network while importing."""
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from rlvr_lib.artifacts import ROOT
 
@@ -85,3 +88,25 @@ print(len(names))
     environment = offline_environment(tmp_path)
     environment.pop("HF_HUB_OFFLINE", None)
     assert int(python(code, environment)) >= 10
+
+
+PAGES = """
+import resource, torch
+def faults(tensors):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(tensors):
+        torch.ones(6_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+import rlvr_lib
+faults(2)
+print(faults(20), 20 * 24_000_000 // resource.getpagesize())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_serves_the_next_tensor():
+    """Twenty tensors of 24 MB, one after another, take hardly a page from the system."""
+    done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    taken, pages = map(int, done.stdout.split())
+    assert taken < pages / 10
