@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from rlvr_lib.processes import executor
 from rlvr_lib.profile import Profile
 
@@ -11,14 +13,14 @@ def side_by_side(work: Callable[[Profile, Any], Any], items: Sequence[tuple[Prof
     """``work(profile, item)`` of every pair, in order; ``left`` of them are more than looking up what is there.
 
     On a CPU as many of these at a time as the first profile has threads, each in a process whose profile has one
-    thread; ``work`` must be importable. Elsewhere one after another.
+    thread, as torch has there; ``work`` must be importable. Elsewhere one after another.
     """
     profile = items[0][0] if items else None
     jobs = min(profile.threads, left) if profile is not None and profile.torch_device() == "cpu" else 1
     if jobs <= 1:
         return [work(*pair) for pair in items]
     single = [(own.model_copy(update={"threads": 1}), item) for own, item in items]
-    with executor(jobs) as processes:
+    with executor(jobs, torch.set_num_threads, (1,)) as processes:
         return list(processes.map(work, *zip(*single, strict=True)))
 
 
