@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from rlvr_lib.profile_fields import Count, Section
+from rlvr_lib.profile_fields import Count, Positive, Section
 
 Group = Annotated[int, Field(ge=2)]
 
@@ -12,6 +12,7 @@ Group = Annotated[int, Field(ge=2)]
 class BestOfN(Section):
     samples: Count = Field(description="Predictions of each segment; paper, Figure 4a: 100 (spec F.4).")
     segments: Count = Field(description="Test segments. Our choice.")
+    cooler: tuple[Positive, ...] = Field(description="The base once more at these temperatures. Our choice.")
 
 
 class GroupSizes(Section):

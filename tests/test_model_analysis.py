@@ -23,6 +23,7 @@ from rlvr_lib.evaluation.model_analysis import METRICS, group_size_variants, met
 from rlvr_lib.evaluation.video_scores import group_scores, segment_scores
 from rlvr_lib.profile import load_profile
 from rlvr_lib.report.analysis_claims import group_difference
+from rlvr_lib.report.analysis_figures import figure4a
 from rlvr_lib.report.analysis_tables import against_base
 from rlvr_lib.report.claims import INCONCLUSIVE, NOT_REPRODUCED, NOT_RUN, REPRODUCED, evaluate_claims
 from rlvr_lib.training.rlvr_variants import varied
@@ -78,6 +79,14 @@ def samples(first, spread, model, segments=40, count=20, seed=0):
             error = first + spread * rng.normal()
             rows.append({"model": model, "segment": segment, "sample": number, "psnr": -error, "LPIPS-Squeeze": error})
     return rows
+
+
+def test_every_model_of_the_curve_has_a_colour_of_its_own():
+    models = ["base", "base, temperature 0.7", "base, temperature 0.4", "RLVR"]
+    curve = best_of_curve(pd.DataFrame([row for model in models for row in samples(1.0, 0.5, model, 4, 3)]), 0)
+    panel = figure4a(curve).axes[0]
+    assert [line.get_label() for line in panel.lines] == models
+    assert len({line.get_color() for line in panel.lines}) == 4
 
 
 def test_the_curve_and_where_it_is_crossed():

@@ -16,7 +16,7 @@ import torch
 from rlvr_lib.artifacts import Stage, atomic_write_text
 from rlvr_lib.evaluation.action_trials import obedience, unusual_scores
 from rlvr_lib.evaluation.best_of import sampled_scores
-from rlvr_lib.evaluation.video import COOLER, load_world_model, segments_of
+from rlvr_lib.evaluation.video import load_world_model, segments_of
 from rlvr_lib.evaluation.video_scores import group_scores
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import MetricsLog, say
@@ -32,7 +32,6 @@ from rlvr_lib.worlds.perceptual import perceptual
 
 METRICS = ("mae", "mse", "psnr", "ssim", "lpips")
 BASE, TUNED = "base", "RLVR"
-COOL = f"base, temperature {COOLER}"
 EVALUATION = ["video.evaluation", "video.data.test_segments", "video.metric"]
 
 
@@ -81,7 +80,7 @@ def train_variants(profile: Profile) -> dict[str, Path]:
 
 
 def best_of_n(profile: Profile) -> tuple[Stage, Path]:
-    """Many samples of each segment by the base, the base at a lower temperature, and the RLVR model."""
+    """Many samples of each segment by the base, the base at lower temperatures, and the RLVR model."""
     stage = _stage(profile, "video_best_of_evaluation", ["analysis.best_of"], _models(profile))
     return stage, stage.run(_best_of_n, profile=profile)
 
@@ -89,20 +88,21 @@ def best_of_n(profile: Profile) -> tuple[Stage, Path]:
 def _best_of_n(folder: Path, profile: Profile) -> dict[str, Any]:
     settings = profile.analysis.best_of
     count = len(segments_of(profile, video_stage(profile, "data").folder, _task(profile), settings.segments))
-    half = -(-count // 2)  # three models on two threads: in halves they come out even
-    parts = [(name, first, min(first + half, count)) for name in (BASE, COOL, TUNED) for first in range(0, count, half)]
+    half, own = -(-count // 2), profile.video.evaluation.temperature
+    arms = {BASE: own, **{f"{BASE}, temperature {cooler:g}": cooler for cooler in settings.cooler}, TUNED: own}
+    parts = [(*arm, first, min(first + half, count)) for arm in arms.items() for first in range(0, count, half)]
     work = [(profile, (folder / "parts" / f"{place}.csv", *part)) for place, part in enumerate(parts)]
     tables = side_by_side(_sampled_part, work, sum(not path.exists() for _, (path, *_) in work))
     _write(folder / "best_of.csv", pd.concat([table for table, _ in tables], ignore_index=True))
     return {"metric": tables[0][1], "segments": count, "samples": settings.samples}
 
 
-def _sampled_part(profile: Profile, part: tuple[Path, str, int, int]) -> tuple[pd.DataFrame, str]:
+def _sampled_part(profile: Profile, part: tuple[Path, str, float, int, int]) -> tuple[pd.DataFrame, str]:
     """Rows of one model and a range of segments, kept in a file of their own; and the perceptual metric's name."""
-    path, name, first, end = part
+    path, name, temperature, first, end = part
     distance, samples = perceptual(profile.video.metric, profile.torch_device()), profile.analysis.best_of.samples
     if not path.exists():
-        task, settings = _task(profile), profile.video.evaluation
+        task = _task(profile)
         scores = sampled_scores(
             load_world_model(_models(profile)[TUNED if name == TUNED else BASE].parent, profile),
             task,
@@ -111,8 +111,8 @@ def _sampled_part(profile: Profile, part: tuple[Path, str, int, int]) -> tuple[p
             distance,
             seed=profile.seed,
             first_clip=first,
-            temperature=COOLER if name == COOL else settings.temperature,
-            top_k=settings.top_k,
+            temperature=temperature,
+            top_k=profile.video.evaluation.top_k,
             label=f"best of N, {name}, segments {first} to {end - 1}",
         )
         index = pd.MultiIndex.from_product([range(first, end), range(samples)], names=["segment", "sample"])

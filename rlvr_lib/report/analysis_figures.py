@@ -21,9 +21,11 @@ def figure4a(curve: pd.DataFrame, path: Path | str | None = None) -> Figure:
     metrics = list(curve["metric"].unique())[::-1]  # the perceptual metric first
     figure = new_figure(9.6, 5.2, shown=path is None)
     panels = figure.subplots(2, 3).ravel()
+    others = [model for model in curve["model"].unique() if model not in COLOURS]
+    colours = COLOURS | dict(zip(others, LINES[len(COLOURS) :], strict=False))
     for ax, metric in zip(panels, metrics, strict=False):
-        for place, (model, rows) in enumerate(curve[curve["metric"] == metric].groupby("model", sort=False)):
-            colour = COLOURS.get(model, GREEN if place == 1 else LINES[place])
+        for model, rows in curve[curve["metric"] == metric].groupby("model", sort=False):
+            colour = colours[model]
             ax.plot(rows["n"], rows["mean"], color=colour, label=model, marker=".")
             ax.fill_between(rows["n"], rows["low"], rows["high"], color=colour, alpha=0.13, linewidth=0)
         ax.set_xscale("log")
