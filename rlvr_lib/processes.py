@@ -51,6 +51,15 @@ def executor(
     return ProcessPoolExecutor(workers, _context(), _begin, (dict(os.environ), prepare, given))
 
 
+def alone() -> None:
+    """To prepare a process that computes beside others: one thread of torch, no bars of weights that it loads."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    torch.set_num_threads(1)
+    disable_progress_bar()
+
+
 def _begin(environment: dict[str, str], prepare: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
     """The server's environment is that of its own start."""
     for name in set(os.environ) - set(environment):
@@ -60,4 +69,4 @@ def _begin(environment: dict[str, str], prepare: Callable[..., None] | None, giv
         prepare(*given)
 
 
-__all__ = ["executor", "pool", "start_method"]
+__all__ = ["alone", "executor", "pool", "start_method"]

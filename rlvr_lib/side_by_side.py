@@ -3,10 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from transformers.utils.logging import disable_progress_bar
-
-from rlvr_lib.processes import executor
+from rlvr_lib.processes import alone, executor
 from rlvr_lib.profile import Profile
 
 
@@ -21,14 +18,8 @@ def side_by_side(work: Callable[[Profile, Any], Any], items: Sequence[tuple[Prof
     if jobs <= 1:
         return [work(*pair) for pair in items]
     single = [(own.model_copy(update={"threads": 1}), item) for own, item in items]
-    with executor(jobs, _alone) as processes:
+    with executor(jobs, alone) as processes:
         return list(processes.map(work, *zip(*single, strict=True)))
-
-
-def _alone() -> None:
-    """A process has one thread and shows no bars of weights that it loads."""
-    torch.set_num_threads(1)
-    disable_progress_bar()
 
 
 __all__ = ["side_by_side"]

@@ -34,7 +34,7 @@ from rlvr_lib.evaluation.agent_planner import Numbers, Planner
 from rlvr_lib.evaluation.agent_run import Limits, run_arm, write_arm
 from rlvr_lib.evaluation.agent_session import Case, LiveSession, OracleWorldModel, Session, instances
 from rlvr_lib.evaluation.agent_webarena import NO_ORACLE, WebArenaSession, webarena_cases
-from rlvr_lib.processes import pool
+from rlvr_lib.processes import alone, pool
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.training.web_page_data import RECORDED
@@ -100,16 +100,12 @@ def _arms(folder: Path, profile: Profile, roles: Path, models: Mapping[str, Path
     if shared or profile.torch_device() != "cpu" or min(profile.threads, len(work)) < 2:
         yield from map(_run, work)
         return
-    with pool(min(profile.threads, len(work)), _alone) as processes:
+    with pool(min(profile.threads, len(work)), alone) as processes:
         yield from processes.imap_unordered(_run, work)
 
 
 def _longest_first(arm: str) -> int:
     return ("rlvr", "sft", ORACLE, *POLICY_ARMS).index(arm)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
 
 
 def uses_endpoint(profile: Profile) -> bool:

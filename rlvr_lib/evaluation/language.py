@@ -14,10 +14,9 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
 from rlvr_lib.artifacts import atomic_write_text
-from rlvr_lib.processes import pool
+from rlvr_lib.processes import alone, pool
 from rlvr_lib.profile import Profile
 from rlvr_lib.progress import say
 from rlvr_lib.training.generation import sample
@@ -102,14 +101,8 @@ def _rows_of(
     if profile.torch_device() != "cpu" or min(profile.threads, len(work)) < 2:
         yield from map(_write_row, work)
         return
-    with pool(min(profile.threads, len(work)), _alone) as processes:
+    with pool(min(profile.threads, len(work)), alone) as processes:
         yield from processes.imap(_write_row, work)
-
-
-def _alone() -> None:
-    """A worker has one thread and shows no bars of its own."""
-    torch.set_num_threads(1)
-    disable_progress_bar()
 
 
 def _write_row(work: tuple) -> tuple[str, float]:

@@ -92,9 +92,8 @@ def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
     the page and never an error; a disk that cannot be written is a UserError.
     """
     runs, folder = runs_folder(profile), report_folder(profile)
-    stages = [*stage_records(runs), *domain_records(runs)]
-    report = Report(profile.name, profile.seed, remaining=list(remaining), stages=stages)
-    report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
+    report = _begun(profile)
+    report.remaining = list(remaining)
     report.weights = weights_text(report.stages)
     report.substitutions = list(dict.fromkeys(text for stage in report.stages for text in stage.substitutions))
     report.missing = [stage.problem for stage in report.stages if stage.problem]
@@ -107,11 +106,15 @@ def build_report(profile: "Profile", remaining: Sequence[str] = ()) -> Path:
 
 def build_tables(profile: "Profile") -> Path:
     """Write tables/ and claims.csv only, for a notebook to show; pages and figures are left to :func:`build_report`."""
-    runs, folder = runs_folder(profile), report_folder(profile)
-    report = Report(profile.name, profile.seed, stages=[*stage_records(runs), *domain_records(runs)])
-    report.warnings = [SMOKE_WARNING] if profile.name == "smoke" else []
-    _write_tables(report, runs, profile, folder)
+    report, folder = _begun(profile), report_folder(profile)
+    _write_tables(report, runs_folder(profile), profile, folder)
     return folder / "tables"
+
+
+def _begun(profile: "Profile") -> Report:
+    """A report that knows the stages and nothing yet of what came of them."""
+    runs, warnings = runs_folder(profile), [SMOKE_WARNING] if profile.name == "smoke" else []
+    return Report(profile.name, profile.seed, warnings, stages=[*stage_records(runs), *domain_records(runs)])
 
 
 def _write_tables(report: Report, runs: Path, profile: "Profile", folder: Path) -> None:
