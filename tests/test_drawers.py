@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from rlvr_lib.artifacts import UserError
+from rlvr_lib.processes import pool
+from rlvr_lib.worlds import drawers
 from rlvr_lib.worlds.drawers import (
     GRADES,
     TASKS,
@@ -19,6 +21,7 @@ from rlvr_lib.worlds.drawers import (
 from rlvr_lib.worlds.renderers import choose_renderer
 from rlvr_lib.worlds.video_episodes import EpisodeSet, load_episode
 
+EGL = Recording(seed=0, renderer="egl")
 RAYS = Recording(seed=5, height=16, width=20, most_frames=4, renderer="rays")
 
 
@@ -108,3 +111,23 @@ def test_every_split_has_all_tasks_and_grades(every):
         assert min(shares) > 0.01 and max(shares) < 0.25
     assert all(len(set(kinds[first : first + 10])) == 10 for first in range(0, 800, 10))
     assert kinds != [cast_of(4, number) for number in range(800)]
+
+
+def most_different(task: str, hidden: tuple[str, ...]) -> int:
+    """Largest difference of a pixel along an episode: as drawn, and with reflections and without ``hidden`` bodies."""
+    import mujoco
+
+    scene = DrawerScene(task, EGL)
+    frames = record_episode(scene, "good", (3, 1)).frames
+    drawers.UNDER_TABLE = hidden
+    scene = DrawerScene(task, EGL)
+    scene.renderer.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = True
+    return int(np.abs(record_episode(scene, "good", (3, 1)).frames.astype(int) - frames).max())
+
+
+@pytest.mark.skipif(choose_renderer() != "egl", reason="EGL does not open here")
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_not_drawn_is_in_no_picture(task):
+    with pool(1, prepare_worker, ("egl",)) as processes:
+        assert processes.apply(most_different, (task, ())) == 0
+        assert processes.apply(most_different, (task, ("drawer_link",))) > 50

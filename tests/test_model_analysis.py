@@ -134,10 +134,14 @@ def test_nothing_is_claimed_before_notebook_36(tmp_path):
 @pytest.mark.parametrize(("lead", "expected"), [(2.5, REPRODUCED), (-0.5, NOT_REPRODUCED)])
 def test_one_sample_of_rlvr_against_five(tmp_path, lead, expected):
     rows = samples(1.0, 1.0, "base") + samples(1.0 - lead, 0.1, "RLVR", seed=1)
+    rows += samples(0.2, 0.1, "base, temperature 0.4", seed=2)
     write(tmp_path, "video_best_of_evaluation", "best_of.csv", rows)
     found = verdict_of(tmp_path, "C11")
     assert found.verdict == expected and found.parts[0].verdict == expected
     assert found.parts[2].interval.mean == pytest.approx(-lead, abs=0.2)
+    cooler = found.parts[-1]
+    assert cooler.name.endswith("RLVR minus base, temperature 0.4, once") and not cooler.decides
+    assert cooler.interval.mean == pytest.approx(0.8 - lead, abs=0.02)
 
 
 def group_rows(gain_by_step):

@@ -96,11 +96,17 @@ def few_samples(evidence: Evidence) -> Outcome:
     shrinks = paired_difference(lead[1], lead[0], evidence.seed)
     equal = paired_difference(best[BASE, 1], best[TUNED, 1], evidence.seed)
     at_most = paired_difference(best[BASE, samples], best[TUNED, samples], evidence.seed)
+    cooler = {
+        model: paired_difference(per_segment(frame, model, metric, 1), best[TUNED, 1], evidence.seed)
+        for model in frame["model"].unique()
+        if model not in (BASE, TUNED)
+    }
     return [
         Part(f"{metric}, RLVR once minus the base's best of {few}", one, verdict(one, False)),
         Part(f"{metric}, RLVR's lead once minus its lead at {samples}", shrinks, verdict(shrinks, False)),
         Part(f"{metric}, RLVR minus base, once", equal, verdict(equal, False), decides=False),
         Part(f"{metric}, RLVR minus base, best of {samples}", at_most, verdict(at_most, False), decides=False),
+        *(Part(f"{metric}, RLVR minus {m}, once", x, verdict(x, False), decides=False) for m, x in cooler.items()),
     ], ""
 
 
